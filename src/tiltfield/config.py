@@ -1,0 +1,182 @@
+"""Every setting and its default, once. The command line's flags and the YAML files are both made from these models."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from tiltfield.errors import InputError, nearest
+
+Mode = Literal["auto", "bf", "haadf"]
+Method = Literal["neural", "wbp", "sirt"]
+FieldName = Literal["hashgrid", "mlp", "voxels"]
+NoiseName = Literal["flow", "poisson-gaussian", "gaussian", "l2", "l1"]
+Preset = Literal["draft", "standard", "fine"]
+Device = Literal["auto", "cpu", "cuda"]
+
+
+class _Config(BaseModel):
+    """Frozen settings that refuse unknown keys by naming the nearest valid one."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @classmethod
+    def parse(cls, values: dict[str, Any], source: str) -> Self:
+        """Build the settings from plain values.
+
+        Args:
+            values: setting name to value.
+            source: where they came from, for the message.
+
+        Returns:
+            the settings, defaults filled in.
+
+        Raises:
+            InputError: for an unknown name or a value of the wrong kind or range.
+        """
+        for key in values:
+            if key not in cls.model_fields:
+                raise InputError(f"{source}: unknown setting '{key}'{nearest(key, cls.model_fields)}")
+        try:
+            return cls(**values)
+        except ValidationError as error:
+            lines = [f"{source}: {e['loc'][0] if e['loc'] else 'settings'}: {e['msg']}, got {e['input']!r}"
+                     for e in error.errors()]
+            raise InputError("\n".join(dict.fromkeys(lines))) from None
+
+    @classmethod
+    def from_yaml(cls, path: Path) -> Self:
+        """Read settings from a YAML file.
+
+        Args:
+            path: a file of ``name: value`` lines.
+
+        Raises:
+            InputError: if it cannot be read, is not YAML, or holds unknown names or bad values.
+        """
+        return cls.parse(read_yaml(path), str(path))
+
+    def to_yaml(self) -> str:
+        """Return every setting as YAML, enough to run again."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read a YAML mapping.
+
+    Args:
+        path: the file.
+
+    Raises:
+        InputError: if the file is missing, is not YAML, or is not a mapping.
+    """
+    try:
+        values = yaml.safe_load(Path(path).read_text())
+    except OSError as error:
+        raise InputError(f"cannot read the settings file {path}: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is not readable YAML: {error}") from None
+    if values is None:
+        return {}
+    if not isinstance(values, dict) or not all(isinstance(k, str) for k in values):
+        raise InputError(f"{path}: expected lines of 'name: value', got {type(values).__name__}")
+    return values
+
+
+class ReconstructConfig(_Config):
+    """Settings of `tiltfield reconstruct`."""
+
+    angles: Path | None = Field(None, description="file of tilt angles in degrees, one a line (.rawtlt, .tlt) or an .mdoc")
+    tilt_axis: str = Field("y", description="tilt axis in the image: y (vertical), x (horizontal), or degrees from y")
+    mode: Mode = Field("auto", description="contrast: bright field, HAADF, or told from the data")
+    pixel_size_nm: float | None = Field(None, gt=0, description="pixel size in nm; overrides the file's")
+    bin: int = Field(1, ge=1, description="average blocks of this many pixels first")
+
+    method: Method = Field("neural", description="neural field with a learned noise model, or a classical method")
+    field: FieldName = Field("hashgrid", description="what holds the density")
+    noise: NoiseName = Field("flow", description="noise model of the likelihood, or a plain loss")
+    preset: Preset = Field("standard", description="how long to fit")
+    max_time: float | None = Field(None, gt=0, description="seconds the whole run may take")
+    thickness: str = Field("auto", description="extent of the specimen along the beam in nm, or auto")
+    tv_weight: float | None = Field(None, ge=0, description="weight of the total variation; chosen from the data if not given")
+
+    sirt_iterations: int = Field(30, ge=1, description="iterations of SIRT")
+    wbp_filter: Literal["hann", "ram-lak"] = Field("hann", description="window of the WBP ramp filter")
+
+    threads: int | None = Field(None, ge=1, description="CPU threads; all cores if not given")
+    device: Device = Field("auto", description="where to compute")
+    seed: int = Field(0, ge=0, description="seed of every random draw")
+
+    @field_validator("tilt_axis")
+    @classmethod
+    def _axis(cls, value: str) -> str:
+        return _word_or_number(value, ("x", "y"), "degrees")
+
+    @field_validator("thickness")
+    @classmethod
+    def _thickness(cls, value: str) -> str:
+        value = _word_or_number(value, ("auto",), "nm")
+        if value != "auto" and not float(value) > 0:
+            raise ValueError("must be positive")
+        return value
+
+
+class SimulateConfig(_Config):
+    """Settings of `tiltfield simulate`."""
+
+    size: int = Field(96, ge=16, le=1000, description="edge of the cubic cell, voxels")
+    tilts: str = Field("-50:50:1.5", description="first:last:step, degrees; the last is included when it is hit")
+    mode: Literal["bf", "haadf"] = Field("bf", description="contrast")
+    snr: float = Field(0.7, gt=0, description="variance of the clean images over the variance of the noise")
+    noise: Literal["poisson-gaussian", "gaussian", "none"] = Field("poisson-gaussian", description="noise put on the images")
+    clip: bool = Field(False, description="clip the noisy images to the range of the clean ones")
+    wide: bool = Field(False, description="let the slab go on beyond the field of view on both sides")
+    pixel_size_nm: float = Field(1.0, gt=0, description="pixel size written to the files, nm")
+    seed: int = Field(0, ge=0, description="seed of the cell and the noise")
+
+    @property
+    def angles_deg(self) -> list[float]:
+        """Return the tilts in degrees."""
+        return parse_tilts(self.tilts)
+
+    @field_validator("tilts")
+    @classmethod
+    def _tilts(cls, value: str) -> str:
+        parse_tilts(value)
+        return value
+
+
+def parse_tilts(text: str) -> list[float]:
+    """Return the tilts of ``first:last:step`` in degrees.
+
+    Args:
+        text: e.g. "-50:50:1.5", which ends at 49.
+
+    Raises:
+        ValueError: if it is not three numbers, the step does not lead from first to last, or a tilt is beyond ±89°.
+    """
+    parts = text.split(":")
+    try:
+        first, last, step = (float(p) for p in parts)
+    except ValueError:
+        raise ValueError(f"expected first:last:step in degrees such as -50:50:1.5, got '{text}'") from None
+    if step == 0 or (last - first) / step < 1:
+        raise ValueError(f"the step of '{text}' does not lead from its first to its last tilt")
+    count = int((last - first) / step + 1e-6) + 1
+    tilts = [round(first + i * step, 6) for i in range(count)]
+    if max(abs(t) for t in tilts) > 89:
+        raise ValueError(f"tilts must lie within ±89°, got '{text}'")
+    return tilts
+
+
+def _word_or_number(value: str, words: tuple[str, ...], unit: str) -> str:
+    if value in words:
+        return value
+    try:
+        float(value)
+    except ValueError:
+        raise ValueError(f"expected {', '.join(words)} or a number of {unit}") from None
+    return value
