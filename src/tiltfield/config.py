@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -78,7 +79,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise InputError(f"cannot read the settings file {path}: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is not readable YAML: {error}") from None
+        mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
+        where = f" (line {mark.line + 1})" if mark else ""
+        raise InputError(f"{path} is not readable YAML{where}: {problem or error}") from None
     if values is None:
         return {}
     if not isinstance(values, dict) or not all(isinstance(k, str) for k in values):
@@ -130,7 +133,7 @@ class SimulateConfig(_Config):
     size: int = Field(96, ge=16, le=1000, description="edge of the cubic cell, voxels")
     tilts: str = Field("-50:50:1.5", description="first:last:step, degrees; the last is included when it is hit")
     mode: Literal["bf", "haadf"] = Field("bf", description="contrast")
-    snr: float = Field(0.7, gt=0, description="variance of the clean images over the variance of the noise")
+    snr: float = Field(0.7, gt=0, description="variance of the untilted clean image over that of its noise")
     noise: Literal["poisson-gaussian", "gaussian", "none"] = Field("poisson-gaussian", description="noise put on the images")
     clip: bool = Field(False, description="clip the noisy images to the range of the clean ones")
     wide: bool = Field(False, description="let the slab go on beyond the field of view on both sides")
@@ -163,9 +166,13 @@ def parse_tilts(text: str) -> list[float]:
         first, last, step = (float(p) for p in parts)
     except ValueError:
         raise ValueError(f"expected first:last:step in degrees such as -50:50:1.5, got '{text}'") from None
+    if not all(math.isfinite(v) for v in (first, last, step)):
+        raise ValueError(f"tilts must be finite, got '{text}'")
     if step == 0 or (last - first) / step < 1:
         raise ValueError(f"the step of '{text}' does not lead from its first to its last tilt")
     count = int((last - first) / step + 1e-6) + 1
+    if count > 1000:
+        raise ValueError(f"'{text}' makes {count} tilts: at most 1000")
     tilts = [round(first + i * step, 6) for i in range(count)]
     if max(abs(t) for t in tilts) > 89:
         raise ValueError(f"tilts must lie within ±89°, got '{text}'")

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
 from tiltfield.errors import InputError
+from tiltfield.screening import constant_image, image_name, quantum_of, screen
+
+__all__ = ["TiltSeries", "Volume", "quantum_of", "screen"]
+
+_FEWEST_TILTS = 3
+_STEEPEST = 89.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -16,13 +22,17 @@ class TiltSeries:
     """Images of one specimen at many tilts, tilt axis along y (vertical).
 
     Attributes:
-        images: float32, shape (tilt, row, col), in the units of the file; finite everywhere (masked pixels hold a local median).
+        images: float32, shape (tilt, row, col), in the units of the file; finite everywhere (masked pixels hold
+            a local median).
         angles_deg: float64, shape (tilt,), degrees, within ±89, in the order of the images.
         pixel_size_nm: edge of a pixel, nm, or None if unknown.
         valid: bool, shape (tilt, row, col): False where a pixel is dead, hot, or has no data. None: all are valid.
         quantum: spacing of the grey values when the data are counted (integers after any scaling), else None.
         name: what to call it in messages.
         sources: where each fact came from, e.g. {"angles": "needle.rawtlt"}.
+
+    Raises:
+        InputError: if one of these does not hold; the message lists everything that is wrong.
     """
 
     images: np.ndarray
@@ -33,18 +43,132 @@ class TiltSeries:
     name: str = "series"
     sources: Mapping[str, str] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "images", _as_array(self.images, np.float32, "images", self.name))
+        object.__setattr__(self, "angles_deg", _as_array(self.angles_deg, np.float64, "angles_deg", self.name))
+        if self.valid is not None:
+            object.__setattr__(self, "valid", np.asarray(self.valid, dtype=bool))
+        problems = _shape_problems(self) + _angle_problems(self) + _number_problems(self)
+        problems = problems or _image_problems(self)
+        if problems:
+            raise InputError("\n".join(f"{self.name}: {problem}" for problem in problems))
+
+    def binned(self, n: int) -> TiltSeries:
+        """Return the series with blocks of n × n pixels averaged; rows and columns that fill no block are left out.
+
+        A block is valid if all its pixels are. Means of counts are no counts any more, so `quantum` is lost.
+
+        Args:
+            n: edge of a block, pixels, from 1 to the smaller edge of the images.
+
+        Returns:
+            the series with pixels n times as large; the same object for n = 1.
+
+        Raises:
+            InputError: if `n` is not such a number.
+        """
+        count, rows, cols = self.images.shape
+        if isinstance(n, bool) or not isinstance(n, int | np.integer) or not 1 <= n <= min(rows, cols):
+            raise InputError(
+                f"{self.name}: bin must be a whole number from 1 to {min(rows, cols)} (the images), got {n}"
+            )
+        if n == 1:
+            return self
+        high, wide = rows // n, cols // n
+        images = np.empty((count, high, wide), np.float32)
+        for i, image in enumerate(self.images):
+            images[i] = _blocks(image, n).mean(axis=(1, 3), dtype=np.float64)
+        valid = None if self.valid is None else np.stack([_blocks(v, n).all(axis=(1, 3)) for v in self.valid])
+        size = None if self.pixel_size_nm is None else self.pixel_size_nm * n
+        sources = {**self.sources, "bin": f"blocks of {n} x {n} pixels averaged"}
+        return replace(self, images=images, valid=valid, quantum=None, pixel_size_nm=size, sources=sources)
+
+    def select(self, indices: Sequence[int] | np.ndarray) -> TiltSeries:
+        """Return the series with some of its tilts.
+
+        Args:
+            indices: which, in the order wanted, from 0; or a bool for each tilt. At least three.
+
+        Returns:
+            a series of those tilts.
+
+        Raises:
+            InputError: if an index does not exist, or too few tilts are left.
+        """
+        which = np.asarray(indices)
+        if which.dtype == bool and which.shape == self.angles_deg.shape:
+            which = np.flatnonzero(which)
+        n = len(self.angles_deg)
+        if which.ndim != 1 or which.dtype.kind not in "iu" or np.any((which < -n) | (which >= n)):
+            raise InputError(
+                f"{self.name}: expected a list of tilts from 0 to {n - 1} or {n} yes and no, got {indices!r}"
+            )
+        valid = None if self.valid is None else self.valid[which]
+        return replace(self, images=self.images[which], angles_deg=self.angles_deg[which], valid=valid)
+
+    def summary(self) -> list[str]:
+        """Return what the series is and where its facts came from, line by line."""
+        count, rows, cols = self.images.shape
+        lines = [f"{self.name}: {count} images of {rows} x {cols} pixels{self._from('images')}"]
+        lines.append(f"tilts {_span(self.angles_deg)}{self._from('angles')}")
+        if self.pixel_size_nm is None:
+            lines.append("pixel size unknown (give it with --pixel-size-nm)")
+        else:
+            lines.append(f"pixel size {self.pixel_size_nm:.4g} nm{self._from('pixel_size')}")
+        counted = "" if self.quantum is None else f", in steps of {self.quantum:g}"
+        lines.append(f"grey values {self.images.min():.6g} to {self.images.max():.6g}{counted}")
+        if self.valid is not None:
+            masked = int(np.count_nonzero(~self.valid))
+            lines.append(f"{masked} pixels ({100 * masked / self.valid.size:.2g} %) masked")
+        told = ("images", "angles", "pixel_size")
+        lines += [f"{key.replace('_', ' ')}: {text}" for key, text in self.sources.items() if key not in told]
+        return lines
+
+    def _from(self, key: str) -> str:
+        return f" (from {self.sources[key]})" if key in self.sources else ""
+
 
 @dataclass(frozen=True, eq=False)
 class Volume:
     """A density volume.
 
     Attributes:
-        data: float32, shape (z, y, x).
+        data: float32, shape (z, y, x), finite.
         voxel_size_nm: edge of a voxel, nm, or None if unknown.
+
+    Raises:
+        InputError: if the data are not three-dimensional and finite, or the voxel size is not positive.
     """
 
     data: np.ndarray
     voxel_size_nm: float | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "data", _as_array(self.data, np.float32, "data", "volume"))
+        if self.data.ndim != 3 or self.data.size == 0:
+            raise InputError(f"volume: expected data of shape (z, y, x), got {self.data.shape}")
+        if not (np.isfinite(self.data.min()) and np.isfinite(self.data.max())):
+            count = int(np.count_nonzero(~np.isfinite(self.data)))
+            raise InputError(
+                f"volume: {count} of {self.data.size} voxels are NaN or infinite; expected numbers everywhere"
+            )
+        problem = _size_problem("voxel", self.voxel_size_nm)
+        if problem:
+            raise InputError(f"volume: {problem}")
+
+    @classmethod
+    def load(cls, path: str | Path) -> Volume:
+        """Read a volume from MRC.
+
+        Args:
+            path: the file.
+
+        Raises:
+            InputError: if it is not there, is not MRC, is cut short, or holds NaN.
+        """
+        from tiltfield.io import read_volume
+
+        return read_volume(path)
 
     def save(self, path: str | Path) -> Path:
         """Write the volume as MRC (under a temporary name, then renamed).
@@ -54,7 +178,90 @@ class Volume:
 
         Returns:
             the path written.
+
+        Raises:
+            InputError: if the folder is not there or cannot be written to.
         """
         from tiltfield.io.mrc import write_volume
 
         return write_volume(self, Path(path))
+
+
+def _as_array(values: np.ndarray, dtype: type, what: str, name: str) -> np.ndarray:
+    try:
+        with np.errstate(over="ignore", invalid="ignore"):
+            array = np.asarray(values)
+            if array.dtype.kind not in "iufb":
+                raise TypeError(f"{array.dtype} values")
+            return array.astype(dtype, copy=False)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{name}: {what} must be an array of real numbers, got {error}") from None
+
+
+def _shape_problems(series: TiltSeries) -> list[str]:
+    shape = series.images.shape
+    if len(shape) != 3 or 0 in shape[1:]:
+        return [f"expected images of shape (tilt, row, col), got {shape}"]
+    problems = []
+    if shape[0] < _FEWEST_TILTS:
+        problems.append(f"a tilt series needs at least {_FEWEST_TILTS} tilts, got {shape[0]}; give the whole stack")
+    if series.valid is not None and series.valid.shape != shape:
+        problems.append(f"the mask of valid pixels has shape {series.valid.shape}, the images {shape}; they must agree")
+    return problems
+
+
+def _angle_problems(series: TiltSeries) -> list[str]:
+    angles, count = series.angles_deg, len(series.images) if series.images.ndim else 0
+    if angles.ndim != 1 or len(angles) != count:
+        got = len(angles) if angles.ndim == 1 else f"shape {angles.shape}"
+        return [f"expected one tilt angle for each of the {count} images, got {got}; give the right file with --angles"]
+    if not np.all(np.isfinite(angles)):
+        return [f"tilt angle {int(np.flatnonzero(~np.isfinite(angles))[0])} (counted from 0) is not a number"]
+    if count and np.all(angles == angles[0]):
+        return [
+            f"all {count} tilt angles are equal ({angles[0]:g}°); a tilt series needs different ones: check --angles"
+        ]
+    steep = np.flatnonzero(np.abs(angles) > _STEEPEST)
+    if len(steep):
+        worst = f"{angles[steep[0]]:g}° for image {steep[0]} (counted from 0)"
+        return [f"tilt angles must lie within ±{_STEEPEST:g}°, got {worst}; are they degrees, and of the tilt axis?"]
+    return []
+
+
+def _number_problems(series: TiltSeries) -> list[str]:
+    problems = [_size_problem("pixel", series.pixel_size_nm)]
+    if series.quantum is not None and not (np.isfinite(series.quantum) and series.quantum > 0):
+        problems.append(f"the spacing of the grey values must be positive, got {series.quantum}")
+    return [problem for problem in problems if problem]
+
+
+def _size_problem(what: str, size: float | None) -> str | None:
+    if size is None or (np.isfinite(size) and size > 0):
+        return None
+    return f"the {what} size must be a positive number of nm, got {size}; leave it out if it is unknown"
+
+
+def _image_problems(series: TiltSeries) -> list[str]:
+    for i, image in enumerate(series.images):
+        low, high = float(image.min()), float(image.max())
+        if not (np.isfinite(low) and np.isfinite(high)):
+            return [f"{image_name(i, series.angles_deg)} holds NaN or infinite pixels; use screen() to mask them"]
+        if low == high:
+            return [constant_image(i, low, series.angles_deg)]
+    return []
+
+
+def _blocks(image: np.ndarray, n: int) -> np.ndarray:
+    high, wide = image.shape[0] // n, image.shape[1] // n
+    return image[: high * n, : wide * n].reshape(high, n, wide, n)
+
+
+def _span(angles: np.ndarray) -> str:
+    steps = np.diff(angles)
+    even = np.ptp(steps) < 0.01
+    step = (
+        f"in steps of {steps.mean():.4g}°"
+        if even
+        else f"median step {np.median(np.abs(np.diff(np.sort(angles)))):.4g}°"
+    )
+    return f"{angles.min():.4g}° to {angles.max():.4g}°, {step}"

@@ -1,0 +1,55 @@
+"""Explicit voxels: the density itself, one number a voxel."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from tiltfield.fields.base import Box, Field, linear_weights
+
+
+class Voxels(Field):
+    """Density softplus(v) at voxel centres, trilinear in between."""
+
+    def __init__(self, box: Box, *, scale: float = 1.0, mean: float = 0.5) -> None:
+        """Make a constant field.
+
+        Args:
+            box: region described.
+            scale: typical density, > 0: the unit of the output.
+            mean: initial density, in units of `scale`, > 0.
+        """
+        super().__init__()
+        self.box, self.scale = box, scale
+        start = math.log(math.expm1(mean))
+        self.values = nn.Parameter(torch.full((box.n_y, box.n_z, box.n_x), start))
+
+    def forward(self, points: Tensor) -> Tensor:
+        """Return the density at points (z, y, x), shape (..., 3) to (...)."""
+        size = torch.tensor(self.box.shape, dtype=points.dtype, device=points.device)
+        unit = (points / (size - 1) * 2)[..., [2, 0, 1]]  # grid_sample takes (x, z, y) for a (y, z, x) array
+        density = self._density(self.values)[None, None]
+        sampled = nn.functional.grid_sample(density, unit.reshape(1, 1, 1, -1, 3), padding_mode="border",
+                                            align_corners=True)
+        return sampled.reshape(points.shape[:-1])
+
+    def slices(self, z: Tensor, y: Tensor, x: Tensor) -> Tensor:
+        """Return the density on a grid, shape (n_y, n_z, n_x)."""
+        position = (y + (self.box.n_y - 1) / 2).clamp(0, self.box.n_y - 1)
+        first = int(position.min().floor())
+        count = min(int(position.max().floor()) + 2, self.box.n_y) - first
+        planes = self._density(self.values[first : first + count])
+        along_y = linear_weights(position - first, count)
+        mixed = torch.einsum("yp,pzx->yzx", along_y, planes)
+        along_z = linear_weights(z + (self.box.n_z - 1) / 2, self.box.n_z)
+        along_x = linear_weights(x + (self.box.n_x - 1) / 2, self.box.n_x)
+        return along_z @ mixed @ along_x.T
+
+    def _density(self, values: Tensor) -> Tensor:
+        return self.scale * nn.functional.softplus(values)
+
+    def groups(self, learning_rate: float) -> list[dict]:
+        """Return the optimiser's parameter groups."""
+        return [{"params": [self.values], "lr": learning_rate}]

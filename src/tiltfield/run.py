@@ -1,0 +1,196 @@
+"""One run from its request to its files: load, reconstruct, write; and going on where a killed run was."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import tiltfield
+from tiltfield.config import ReconstructConfig
+from tiltfield.errors import InputError
+from tiltfield.observe import Observer
+from tiltfield.runfolder import RunFolder, atomic, fingerprint
+from tiltfield.series import TiltSeries
+
+if TYPE_CHECKING:
+    from tiltfield.reconstruct import Reconstruction
+
+HARMLESS = ("max_time", "threads", "device")  # may change when a run is resumed
+BY_CONTENT = ("angles",)  # a file that may have moved: what it says is compared, not where it lies
+
+
+class RunObserver(Observer):
+    """Keeps the record of a run and passes on what there is to see.
+
+    Args:
+        folder: where to write.
+        series_path: the input.
+        config: the settings as asked for.
+        digest: fingerprint of the series.
+        screen: shows messages and progress.
+    """
+
+    def __init__(
+        self, folder: RunFolder, series_path: Path, config: ReconstructConfig, digest: str, screen: Observer
+    ) -> None:
+        self.folder, self.screen, self.digest = folder, screen, digest
+        self.notes: list[str] = []
+        self._begin: Callable[[], None] = lambda: folder.begin(series_path, config)
+
+    def say(self, message: str) -> None:
+        """Show a message and note it for metrics.json."""
+        self.notes.append(message)
+        self.screen.say(message)
+
+    def progress(self, stage: str, done: float, seconds_left: float | None, figures: Mapping[str, float]) -> None:
+        """Show the state of a stage."""
+        self.screen.progress(stage, done, seconds_left, figures)
+
+    def record(self, entry: Mapping[str, Any]) -> None:
+        """Append to history.jsonl."""
+        self._begin()
+        self.folder.append_history(entry)
+
+    def checkpoint(self, state: Mapping[str, Any]) -> None:
+        """Write checkpoint.pt."""
+        self._begin()
+        self.folder.save_checkpoint(state, self.digest)
+
+    def finish(self, series: TiltSeries, result: Reconstruction, series_path: Path) -> None:
+        """Write the result; metrics.json comes last, and means that all is there.
+
+        Args:
+            series: the data.
+            result: what was made of it.
+            series_path: where the data came from.
+        """
+        from tiltfield.report import save_preview
+
+        self._begin()
+        result.volume.save(self.folder.path / "volume.mrc")
+        with atomic(self.folder.path / "preview.png") as part:
+            save_preview(part, series, result)
+        if result.state is not None:
+            self.folder.save_checkpoint(result.state, self.digest)
+        if not result.interrupted:  # an interrupted run goes on with the settings it was asked for
+            self.folder.write_config(series_path, result.config)
+        head = {"tiltfield": tiltfield.__version__, "interrupted": result.interrupted}
+        self.folder.write_metrics({**head, **result.metrics, "notes": self.notes})
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked of a run.
+
+    Attributes:
+        out: the run's folder.
+        series: the input; None where the settings or the folder name it.
+        settings: those given, by name; the rest are defaults or, on resuming, the folder's.
+        resume: go on with the run in the folder.
+        overwrite: replace it.
+    """
+
+    out: Path
+    series: Path | None
+    settings: Mapping[str, Any]
+    resume: bool = False
+    overwrite: bool = False
+
+
+def run(request: Request, screen: Observer) -> Reconstruction | None:
+    """Carry out a run: load, reconstruct, write.
+
+    Args:
+        request: what is asked.
+        screen: shows messages and progress.
+
+    Returns:
+        the result, or None if the run to be resumed is finished already.
+
+    Raises:
+        InputError: if the input, the settings or the folder cannot be used; then nothing has been written.
+    """
+    from tiltfield.io import load
+
+    folder = RunFolder(request.out, resume=request.resume, overwrite=request.overwrite)
+    if folder.finished:
+        return None
+    series_path, config = _settle(request, folder, screen)
+    series = load(
+        series_path,
+        angles=config.angles,
+        tilt_axis=config.tilt_axis,
+        pixel_size_nm=config.pixel_size_nm,
+        bin=config.bin,
+    )
+    digest = fingerprint(series)
+    observer = RunObserver(folder, series_path, config, digest, screen)
+    for line in series.summary():
+        observer.say(line)
+    saved = _checkpoint_of(folder, digest, screen)
+    with _undone_if_refused(folder):
+        result = _reconstruct(series, config, observer, saved)
+    observer.finish(series, result, series_path)
+    return result
+
+
+def _reconstruct(
+    series: TiltSeries, config: ReconstructConfig, observer: Observer, saved: dict[str, Any] | None
+) -> Reconstruction:
+    from tiltfield.reconstruct import reconstruct
+
+    return reconstruct(series, config, observer=observer, resume=saved["state"] if saved else None)
+
+
+@contextmanager
+def _undone_if_refused(folder: RunFolder) -> Iterator[None]:
+    try:
+        yield
+    except InputError:
+        folder.discard()
+        raise
+
+
+def _settle(request: Request, folder: RunFolder, screen: Observer) -> tuple[Path, ReconstructConfig]:
+    """Return series and settings: those given, or on resuming the folder's where they agree."""
+    given = ReconstructConfig.parse(dict(request.settings), "settings")
+    series, config = request.series, given
+    if folder.resuming:
+        recorded_series, recorded = folder.recorded()
+        series = series or recorded_series
+        config = _agreed(recorded, given, folder.path)
+    elif request.resume:
+        screen.say(f"nothing to go on with in {folder.path}: starting afresh")
+    if series is None:
+        raise InputError("no tilt series given: name the file, as in 'tiltfield reconstruct SERIES --out DIR'")
+    return series, config
+
+
+def _agreed(recorded: ReconstructConfig, given: ReconstructConfig, folder: Path) -> ReconstructConfig:
+    """Return the recorded settings with the harmless ones given anew."""
+    new = {name: getattr(given, name) for name in given.model_fields_set}
+    for name, value in new.items():
+        old = getattr(recorded, name)
+        if value != old and name not in (*HARMLESS, *BY_CONTENT):
+            raise InputError(
+                f"the run in {folder} began with {name} = {old}, now {name} = {value} is given: leave it out to go on, "
+                "or start anew in another folder"
+            )
+    return recorded.model_copy(update=new)
+
+
+def _checkpoint_of(folder: RunFolder, digest: str, screen: Observer) -> dict[str, Any] | None:
+    saved = folder.load_checkpoint()
+    if saved is None:
+        if folder.resuming:
+            screen.say(f"the run in {folder.path} ended before its first checkpoint: starting afresh")
+            folder.cut_history(0)
+        return None
+    if saved["run"]["series"] != digest:
+        raise InputError(f"the images or angles are not those that the run in {folder.path} began with")
+    folder.cut_history(saved["run"]["history"])
+    screen.say(f"going on with the run in {folder.path}")
+    return saved

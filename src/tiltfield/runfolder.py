@@ -1,0 +1,261 @@
+"""The folder of a run: what is in it, and how it stays whole whenever the run is killed.
+
+Nothing is created before the input has been accepted: the folder comes into being with the first line of history, the
+first checkpoint, or the result. Every file but ``history.jsonl`` is written under a temporary name in the same folder
+and then renamed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+import tiltfield
+from tiltfield.config import ReconstructConfig, read_yaml
+from tiltfield.errors import InputError
+from tiltfield.series import TiltSeries
+
+FILES = ("volume.mrc", "preview.png", "metrics.json", "history.jsonl", "config.yaml", "checkpoint.pt")
+
+
+@contextmanager
+def atomic(path: Path) -> Iterator[Path]:
+    """Give a temporary path beside `path`, which takes its place when all went well.
+
+    Args:
+        path: the file to write.
+
+    Yields:
+        a path in the same folder with the same suffix.
+    """
+    temporary = path.with_name(f".{path.stem}.part{path.suffix}")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def fingerprint(series: TiltSeries) -> str:
+    """Return a digest of the images and angles, by which a resumed run knows its data again.
+
+    Args:
+        series: the series as loaded, binned and oriented.
+    """
+    digest = hashlib.blake2b(digest_size=16)
+    for array in (series.images, series.angles_deg):
+        digest.update(repr(array.shape).encode())
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
+
+
+class RunFolder:
+    """The folder of one run: refuses another's, writes whole files, remembers where to go on.
+
+    Args:
+        path: the folder; made with the first write.
+        resume: go on with the run it holds.
+        overwrite: replace the run it holds.
+
+    Raises:
+        InputError: if it holds a run and neither is set, or both are, or it cannot be written.
+    """
+
+    def __init__(self, path: str | Path, *, resume: bool = False, overwrite: bool = False) -> None:
+        self.path = Path(path)
+        self._was_there = self.path.exists()
+        self._begun = False
+        present = [name for name in FILES if (self.path / name).exists()]
+        if resume and overwrite:
+            raise InputError("--resume and --overwrite contradict each other: give one of them")
+        if present and not (resume or overwrite):
+            raise InputError(
+                f"{self.path} holds another run ({', '.join(present)}): go on with it (--resume), "
+                "replace it (--overwrite), or choose another folder"
+            )
+        _refuse_unwritable(self.path)
+        self.resuming = resume and (self.path / "config.yaml").exists()
+
+    @property
+    def finished(self) -> bool:
+        """True if the run to be resumed came to its end."""
+        return self.resuming and not self.metrics.get("interrupted", True)
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        """What metrics.json says, or nothing."""
+        try:
+            return dict(json.loads((self.path / "metrics.json").read_text()))
+        except (OSError, ValueError):
+            return {}
+
+    def recorded(self) -> tuple[Path | None, ReconstructConfig]:
+        """Return the series and the settings of the run the folder holds.
+
+        Raises:
+            InputError: if its config.yaml cannot be used.
+        """
+        source = self.path / "config.yaml"
+        series, settings = take_series(read_yaml(source), str(source))
+        return series, ReconstructConfig.parse(settings, str(source))
+
+    def load_checkpoint(self) -> dict[str, Any] | None:
+        """Return what `save_checkpoint` wrote, or None if the run was killed before it did.
+
+        Raises:
+            InputError: if the file cannot be read.
+        """
+        import torch
+
+        path = self.path / "checkpoint.pt"
+        if not (self.resuming and path.exists()):
+            return None
+        try:
+            return dict(torch.load(path, weights_only=True))
+        except Exception as error:
+            raise InputError(
+                f"{path} is not a checkpoint of tiltfield ({error}); start anew with --overwrite"
+            ) from None
+
+    def begin(self, series_path: Path, config: ReconstructConfig) -> None:
+        """Make the folder, clear it of the run it replaces, and record the settings. Once per run.
+
+        Args:
+            series_path: the input.
+            config: the settings as asked for.
+        """
+        if self._begun:
+            return
+        self._begun = True
+        self.path.mkdir(parents=True, exist_ok=True)
+        if not self.resuming:
+            self._clear()
+        self.write_config(series_path, config)
+
+    def discard(self) -> None:
+        """Take back what a refused run has written, unless there is something to go on with."""
+        if self._begun and not (self.resuming or (self.path / "checkpoint.pt").exists()):
+            self._clear()
+            if not self._was_there:
+                self.path.rmdir()
+
+    def write_config(self, series_path: Path, config: ReconstructConfig) -> None:
+        """Write config.yaml: the series and every setting.
+
+        Args:
+            series_path: the input.
+            config: the settings.
+        """
+        values = {"series": str(series_path.resolve()), **config.model_dump(mode="json")}
+        if config.angles is not None:
+            values["angles"] = str(config.angles.resolve())
+        text = f"# tiltfield {tiltfield.__version__}: run again with: tiltfield reconstruct --config THIS --out DIR\n"
+        with atomic(self.path / "config.yaml") as part:
+            part.write_text(text + yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
+
+    def write_metrics(self, metrics: Mapping[str, Any]) -> None:
+        """Write metrics.json.
+
+        Args:
+            metrics: JSON-ready, up to numbers of numpy; what is not finite becomes null.
+        """
+        with atomic(self.path / "metrics.json") as part:
+            part.write_text(as_json(metrics, indent=2) + "\n")
+
+    def save_checkpoint(self, state: Mapping[str, Any], digest: str) -> None:
+        """Write checkpoint.pt: loads with ``weights_only=True``.
+
+        Args:
+            state: tensors and plain values.
+            digest: fingerprint of the series.
+        """
+        import torch
+
+        run = {"tiltfield": tiltfield.__version__, "series": digest, "history": self._history_lines()}
+        with atomic(self.path / "checkpoint.pt") as part:
+            torch.save({"run": run, "state": dict(state)}, part)
+
+    def append_history(self, entry: Mapping[str, Any]) -> None:
+        """Append one line to history.jsonl.
+
+        Args:
+            entry: JSON-ready, up to numbers of numpy.
+        """
+        with (self.path / "history.jsonl").open("a") as file:
+            file.write(as_json(entry) + "\n")
+
+    def cut_history(self, lines: int) -> None:
+        """Drop the lines written after the checkpoint.
+
+        Args:
+            lines: how many to keep.
+        """
+        path = self.path / "history.jsonl"
+        if path.exists():
+            kept = path.read_text().splitlines(keepends=True)[:lines]
+            with atomic(path) as part:
+                part.write_text("".join(kept))
+
+    def _history_lines(self) -> int:
+        path = self.path / "history.jsonl"
+        return path.read_bytes().count(b"\n") if path.exists() else 0
+
+    def _clear(self) -> None:
+        for name in FILES:
+            (self.path / name).unlink(missing_ok=True)
+
+
+def take_series(values: Mapping[str, Any], source: str) -> tuple[Path | None, dict[str, Any]]:
+    """Return the series that a config.yaml names, and its settings.
+
+    Args:
+        values: what the file says.
+        source: its name, for messages.
+
+    Raises:
+        InputError: if ``series`` is not a path.
+    """
+    rest = dict(values)
+    series = rest.pop("series", None)
+    if series is not None and not isinstance(series, str):
+        raise InputError(f"{source}: series: expected the path of a tilt series, got {series!r}")
+    return (Path(series) if series else None), rest
+
+
+def as_json(values: Mapping[str, Any], *, indent: int | None = None) -> str:
+    """Return strict JSON: numpy's numbers as plain ones, null for what is not finite.
+
+    Args:
+        values: by name.
+        indent: spaces a level; all on one line if None.
+    """
+    return json.dumps(_plain(values), indent=indent, allow_nan=False, ensure_ascii=False)
+
+
+def _refuse_unwritable(path: Path) -> None:
+    if path.exists() and not path.is_dir():
+        raise InputError(f"{path} is a file: --out takes a folder")
+    parent = next(p for p in (path, *path.absolute().parents) if p.exists())
+    if not (parent.is_dir() and os.access(parent, os.W_OK)):
+        raise InputError(f"cannot write to {path}: {parent} is not a writable folder")
+
+
+def _plain(value: Any) -> Any:
+    """Return `value` as JSON takes it: numpy's numbers as Python's, what is not finite as None."""
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    if hasattr(value, "tolist"):
+        return _plain(value.tolist())
+    if isinstance(value, float):
+        return value if abs(value) < float("inf") else None
+    return value

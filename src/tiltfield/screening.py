@@ -1,0 +1,279 @@
+"""Find dead and hot pixels before anything is fitted, and tell counted data from measured.
+
+A pixel is masked when it has no number, when it never changes while its neighbours do, or when it stands alone, far
+above or below everything around it. Heavy noise, saturation and small bright particles stay: in doubt, keep.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+from scipy.ndimage import convolve, uniform_filter
+
+from tiltfield.errors import InputError
+
+_MOST_LOST = 0.01  # of an image without a number: more is no defect, but a broken file
+_MOST_HOT = 0.003  # of all pixels standing out: more is the nature of the data
+_LOCAL_SIGMAS = 8.0
+_TAIL = 3.5  # times the 99.5 % quantile of the image's own deviations, 2.8 σ for a normal
+_NEARLY = 0.6  # of the way out: if more pixels are here than beyond, the tail is continuous
+_NEIGHBOURS = np.array([[1, 1, 1], [1, 0, 1], [1, 1, 1]])
+
+
+def screen(images: np.ndarray, angles_deg: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray | None, list[str]]:
+    """Mask the pixels that cannot be trusted and put a local median in their place.
+
+    Args:
+        images: shape (tilt, row, col), any real numbers; never changed.
+        angles_deg: tilts, degrees, shape (tilt,), to name images by; may be left out.
+
+    Returns:
+        the images as float32 (the same array if it was float32 and nothing was replaced), a bool mask of the same shape
+        that is False where a pixel was replaced (None if none was), and what was done, in words.
+
+    Raises:
+        InputError: if `images` is not three-dimensional and real, an image is constant, or more than
+            1 % of it is NaN or infinite.
+    """
+    values = _float32(images)
+    bad = np.empty(values.shape, bool)
+    for i, image in enumerate(values):
+        np.logical_not(np.isfinite(image), out=bad[i])
+        _check_image(i, image, bad[i], angles_deg)
+    report = _report_lost(bad)
+    stuck = _stuck(values, np.any(bad, axis=0))
+    report += _report_stuck(stuck)
+    bad |= stuck
+    spots, note = _hot(values, bad, quantum_of(images))
+    report += note
+    bad[tuple(spots.T)] = True
+    if not bad.any():
+        return values, None, report
+    values = values.copy() if np.shares_memory(values, images) else values
+    for i in map(int, np.flatnonzero(bad.any(axis=(1, 2)))):
+        values[i] = _filled(values[i], bad[i])
+    return values, ~bad, report
+
+
+def quantum_of(images: np.ndarray) -> float | None:
+    """Return the spacing of the grey values if they are whole numbers, else None.
+
+    Args:
+        images: shape (tilt, row, col); values that are not finite are passed over.
+
+    Returns:
+        the greatest common divisor of all differences, e.g. 1.0 for counts; None for values with fractions.
+    """
+    spacing = 0
+    origin: int | None = None
+    for image in images:
+        whole = _whole(image)
+        if whole is None:
+            return None
+        if whole.size == 0:
+            continue
+        origin = int(whole[0]) if origin is None else origin
+        if spacing != 1:
+            spacing = math.gcd(spacing, int(np.gcd.reduce(whole - origin)))
+    return float(spacing or 1) if origin is not None else None
+
+
+def _whole(image: np.ndarray) -> np.ndarray | None:
+    """The values as int64, or None if one of them is no whole number that float32 can hold."""
+    if image.dtype.kind in "iub":
+        return image.ravel().astype(np.int64)
+    finite = image[np.isfinite(image)]
+    if finite.size and (np.abs(finite).max() >= 2**24 or np.any(finite != np.rint(finite))):
+        return None
+    return finite.astype(np.int64)
+
+
+def _float32(images: np.ndarray) -> np.ndarray:
+    if images.ndim != 3 or images.dtype.kind not in "iufb" or 0 in images.shape:
+        raise InputError(
+            f"expected images of shape (tilt, row, col) with real values, got shape {images.shape}, {images.dtype}"
+        )
+    with np.errstate(over="ignore", invalid="ignore"):
+        return images.astype(np.float32, copy=False)
+
+
+def _check_image(index: int, image: np.ndarray, lost: np.ndarray, angles_deg: np.ndarray | None) -> None:
+    count = int(np.count_nonzero(lost))
+    if count > _MOST_LOST * image.size:
+        raise InputError(
+            f"{image_name(index, angles_deg)}: {100 * count / image.size:.1f} % of its pixels are NaN or infinite, at "
+            "most 1 % can be replaced; leave the image out, or write it again from the microscope's data"
+        )
+    good = image[~lost] if count else image
+    if good.min() == good.max():
+        raise InputError(constant_image(index, float(good.min()), angles_deg))
+
+
+def image_name(index: int, angles_deg: np.ndarray | None) -> str:
+    """Return how messages call an image, e.g. "image 3 (counted from 0, at 12.00°)".
+
+    Args:
+        index: number of the image, from 0.
+        angles_deg: tilts, degrees; None if unknown.
+    """
+    known = angles_deg is not None and index < len(angles_deg)
+    return (
+        f"image {index} (counted from 0{f', at {angles_deg[index]:.2f}°' if known and angles_deg is not None else ''})"
+    )
+
+
+def constant_image(index: int, value: float, angles_deg: np.ndarray | None) -> str:
+    """Return the message for an image without contrast.
+
+    Args:
+        index: number of the image, from 0.
+        value: the grey value of all its pixels.
+        angles_deg: tilts, degrees; None if unknown.
+    """
+    return (
+        f"{image_name(index, angles_deg)} is constant: every pixel is {value:g}, expected a picture; "
+        "the shutter was closed or the export failed; leave the image and its angle out"
+    )
+
+
+def _stuck(values: np.ndarray, lost: np.ndarray) -> np.ndarray:
+    """Pixels of one value in all tilts, alone among neighbours for which that would be a wonder."""
+    same = ~lost
+    for image in values[1:]:
+        same &= image == values[0]
+    alone = same & (convolve(same.astype(np.uint8), _NEIGHBOURS, mode="constant") == 0)
+    spots = np.argwhere(alone)
+    stuck = np.zeros_like(same)
+    if len(spots) <= _MOST_HOT * same.size + 1:
+        for row, col in spots:
+            stuck[row, col] = _wonder(values, row, col) * same.size < 1e-3
+    return stuck
+
+
+def _wonder(values: np.ndarray, row: int, col: int) -> float:
+    """Chance that this pixel's value comes up in every tilt, judged by the neighbour that shows it most often."""
+    n = len(values)
+    near = values[:, max(row - 1, 0) : row + 2, max(col - 1, 0) : col + 2]
+    hits = np.count_nonzero(near == values[0, row, col], axis=0)
+    hits[min(row, 1), min(col, 1)] = 0
+    return float((hits.max() + 1) / (n + 1)) ** n
+
+
+def _hot(values: np.ndarray, bad: np.ndarray, quantum: float | None) -> tuple[np.ndarray, list[str]]:
+    """Return the (image, row, col) of hot and dead pixels, shape (pixel, 3), and a report."""
+    found, nearly = [np.zeros((0, 3), int)], 0
+    for i, image in enumerate(values):
+        score = _outlyingness(_filled(image, bad[i]) if bad[i].any() else image, quantum)
+        spots = np.argwhere((score > 1) & ~bad[i])
+        found.append(np.insert(spots, 0, i, axis=1))
+        nearly += int(np.count_nonzero((score > _NEARLY) & (score <= 1)))
+    hot = _without_saturated(values, bad, np.concatenate(found))
+    count, where = len(hot), len(np.unique(hot[:, 0]))
+    if count and (nearly > count or count > _MOST_HOT * values.size + 3):
+        return hot[:0], [f"{count} single pixel{_s(count)} stand out, but as the tail of many: none masked"]
+    return hot, [f"{count} hot or dead pixel{_s(count)} in {where} image{_s(where)} masked"] if count else []
+
+
+def _outlyingness(image: np.ndarray, quantum: float | None) -> np.ndarray:
+    """How far single pixels are outside the noise around them and the tails of the whole image: beyond 1 is too far."""
+    centred = image.astype(np.float64) - float(np.median(image))
+    excess = centred - _ring(centred, 5)
+    size = np.abs(excess)
+    tail = float(np.quantile(size, 0.995))
+    score = np.zeros(image.shape)
+    if tail == 0 or min(image.shape) < 5:
+        return score
+    sigma = np.sqrt(np.maximum(_ring(np.minimum(size, 1.5 * tail) ** 2, 7), 0))
+    rows, cols = np.nonzero((size > _NEARLY * _TAIL * tail) & (size > _NEARLY * _LOCAL_SIGMAS * sigma))
+    if len(rows):
+        far = np.minimum(size / (_TAIL * tail), size / np.maximum(_LOCAL_SIGMAS * sigma, 1e-9 * tail))[rows, cols]
+        near = sliding_window_view(np.pad(centred, 2, mode="reflect"), (5, 5))[rows, cols]
+        far = np.minimum(far, _beyond_counting(near - centred.min(), quantum))
+        score[rows, cols] = np.minimum(far, _beyond_median(near)) * _alone(near)
+    return score
+
+
+def _ring(image: np.ndarray, size: int) -> np.ndarray:
+    """Mean of a square of pixels around each, itself left out."""
+    return (uniform_filter(image, size, mode="nearest") * size**2 - image) / (size**2 - 1)
+
+
+def _around(near: np.ndarray) -> np.ndarray:
+    """Return the 24 pixels around the centres of 5 × 5 windows, shape (window, 24)."""
+    return np.delete(near.reshape(len(near), 25), 12, axis=1)
+
+
+def _beyond_median(near: np.ndarray) -> np.ndarray:
+    """Distance of the centre from the median around it, in units of the allowed number of robust sigmas."""
+    around = _around(near)
+    middle = np.median(around, axis=1)
+    spread = 1.4826 * np.median(np.abs(around - middle[:, None]), axis=1)
+    height = np.abs(near[:, 2, 2] - middle)
+    return height / np.maximum(_LOCAL_SIGMAS * spread, 1e-9 * height + np.finfo(float).tiny)
+
+
+def _alone(near: np.ndarray) -> np.ndarray:
+    """Whether the neighbours have no share in a pixel's height, as they would under any blur."""
+    middle = np.median(_around(near), axis=1)
+    height = near[:, 2, 2] - middle
+    share = (near - middle[:, None, None]) / np.where(height == 0, 1, height)[:, None, None]
+    cross = (share[:, 1, 2] + share[:, 3, 2] + share[:, 2, 1] + share[:, 2, 3]) / 4
+    touching = np.delete(share[:, 1:4, 1:4].reshape(len(near), 9), 4, axis=1).max(axis=1)
+    return (height != 0) & (cross < 0.1) & (touching < 0.5)
+
+
+def _beyond_counting(near: np.ndarray, quantum: float | None) -> np.ndarray:
+    """For counted data, the distance as Poisson noise, 2(√(n + 3/8) − √(λ + 3/8)), in units of the allowed sigmas."""
+    if quantum is None:
+        return np.full(len(near), np.inf)
+    count, mean = near[:, 2, 2] / quantum, _around(near).mean(axis=1) / quantum
+    return np.abs(2 * (np.sqrt(count + 0.375) - np.sqrt(mean + 0.375))) / _LOCAL_SIGMAS
+
+
+def _without_saturated(values: np.ndarray, bad: np.ndarray, hot: np.ndarray) -> np.ndarray:
+    """Leave out what sits at the lowest or highest grey value if most pixels there are no outliers: clipping."""
+    if not len(hot):
+        return hot
+    grey = values[tuple(hot.T)]
+    for level in (np.min(values, where=~bad, initial=np.inf), np.max(values, where=~bad, initial=-np.inf)):
+        there = sum(int(np.count_nonzero((image == level) & ~b)) for image, b in zip(values, bad, strict=True))
+        if 2 * np.count_nonzero(grey == level) < there:
+            hot, grey = hot[grey != level], grey[grey != level]
+    return hot
+
+
+def _filled(image: np.ndarray, bad: np.ndarray) -> np.ndarray:
+    """Return the image with the median of the good pixels within two of it at each bad one."""
+    rows, cols = np.nonzero(bad)
+    holed = np.where(bad, np.nan, image)
+    near = np.sort(
+        sliding_window_view(np.pad(holed, 2, constant_values=np.nan), (5, 5))[rows, cols].reshape(-1, 25), axis=1
+    )
+    count = 25 - np.count_nonzero(np.isnan(near), axis=1)
+    every = np.arange(len(near))
+    middle = (near[every, np.maximum(count - 1, 0) // 2] + near[every, count // 2]) / 2
+    holed[rows, cols] = np.where(count > 0, middle, np.median(image[~bad]))
+    return holed
+
+
+def _report_lost(bad: np.ndarray) -> list[str]:
+    counts = bad.sum(axis=(1, 2))
+    which = np.flatnonzero(counts)
+    if not len(which):
+        return []
+    total = int(counts.sum())
+    return [f"{total} pixel{_s(total)} without a number (NaN or infinite) in {len(which)} image{_s(len(which))} masked"]
+
+
+def _report_stuck(stuck: np.ndarray) -> list[str]:
+    spots = np.argwhere(stuck)
+    if not len(spots):
+        return []
+    listed = ", ".join(f"row {r} column {c}" for r, c in spots[:4]) + (", ..." if len(spots) > 4 else "")
+    return [f"{len(spots)} pixel{_s(len(spots))} with one value in all images masked ({listed})"]
+
+
+def _s(count: int) -> str:
+    return "" if count == 1 else "s"

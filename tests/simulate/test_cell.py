@@ -1,0 +1,109 @@
+"""The synthetic cell: ranges, no overlaps, one specimen at every sampling and width."""
+
+import numpy as np
+import pytest
+
+from tiltfield.simulate.cell import FACES, FACET, LUMEN, MEMBRANE, VERTICES, Shell, Virion, make_cell
+
+
+def axis(n, width=1.0):
+    return ((np.arange(n) + 0.5) / n - 0.5) * width
+
+
+@pytest.fixture(scope="module")
+def cell():
+    return make_cell(3)
+
+
+def test_particles_do_not_overlap(cell):
+    centres = np.array([p.centre for p in cell.particles])
+    radii = np.array([p.radius for p in cell.particles])
+    gaps = np.linalg.norm(centres[:, None] - centres, axis=2) - radii[:, None] - radii
+    assert gaps[~np.eye(len(radii), dtype=bool)].min() > 0
+
+
+def test_particles_lie_between_the_surfaces(cell):
+    grid = axis(40, 1.5)
+    low, high = cell.slab.surfaces(grid[:, None], grid[None, :])
+    assert all(low.max() <= p.centre[0] - p.radius for p in cell.particles)
+    assert all(p.centre[0] + p.radius <= high.min() for p in cell.particles)
+    assert -cell.slab.reach <= low.min() < high.max() <= cell.slab.reach
+
+
+def test_there_are_shells_of_all_sizes_and_virions(cell):
+    shells = [p.radius for p in cell.particles if isinstance(p, Shell)]
+    virions = [p.radius for p in cell.particles if isinstance(p, Virion)]
+    assert len(shells) > 40
+    assert len(virions) > 5
+    assert 0.15 < max(shells) <= 0.2
+    assert min(shells) < 0.06
+
+
+def test_densities_keep_to_their_ranges(cell):
+    density, inside = cell.paint(axis(48), axis(48), axis(48))
+    assert density.dtype == np.float32
+    np.testing.assert_array_equal(density[~inside], 0)
+    assert density[inside].min() >= LUMEN[0] - 1e-6
+    assert density.max() <= MEMBRANE[1] + 1e-6
+    assert 0.4 < inside.mean() < 0.6
+
+
+def test_paint_is_ordered_z_x_y(cell):
+    z, y, x = axis(24), axis(20), axis(16)
+    whole, _ = cell.paint(z, y, x)
+    assert whole.shape == (24, 16, 20)
+    for k, i, j in [(10, 3, 5), (12, 8, 19), (14, 15, 0)]:
+        point, _ = cell.paint(z[[k]], y[[j]], x[[i]])
+        assert whole[k, i, j] == point[0, 0, 0]
+
+
+def test_a_shell_is_painted_where_its_axes_say():
+    shell = Shell(np.zeros(3), 0.4, np.diag([1 / 0.4, 1 / 0.2, 1 / 0.3]).astype(np.float32), 0.1, 0.9, 0.2)
+    z, y, x = (np.array(v, np.float32) for v in ([0, 0.35, 0.37, 0.41], 0.0, 0.0))
+    np.testing.assert_allclose(shell.density(z, y, x), [0.2, 0.2, 0.9, np.nan], rtol=1e-6)
+    np.testing.assert_allclose(shell.density(y, z / 2, x), [0.2, 0.2, 0.9, np.nan], rtol=1e-6)
+
+
+def test_the_volume_of_a_shell_is_that_of_its_ellipsoid():
+    shell = Shell(np.zeros(3), 0.4, np.diag([1 / 0.4, 1 / 0.2, 1 / 0.3]).astype(np.float32), 0.1, 0.9, 0.2)
+    grid = axis(64).astype(np.float32)
+    density = shell.density(grid[:, None, None], grid[None, :, None], grid[None, None, :])
+    ball = 4 / 3 * np.pi * 0.4 * 0.2 * 0.3
+    assert np.isfinite(density).mean() == pytest.approx(ball, rel=0.01)
+    assert (density == np.float32(0.2)).mean() == pytest.approx(ball * 0.9**3, rel=0.01)
+
+
+def test_icosahedron_has_three_vertices_around_each_face():
+    cosine = FACES @ VERTICES.T
+    np.testing.assert_allclose(np.linalg.norm(FACES, axis=1), 1)
+    np.testing.assert_array_equal(np.isclose(cosine, FACET).sum(axis=1), 3)
+    np.testing.assert_array_equal(np.isclose(cosine, FACET).sum(axis=0), 5)
+    assert cosine.max() == pytest.approx(FACET)
+    assert pytest.approx(0.79465, abs=1e-5) == FACET  # inradius over circumradius
+
+
+def test_a_virion_has_core_gap_shell_and_spikes():
+    virion = Virion(np.zeros(3), 0.1, np.eye(3, dtype=np.float32), 0.9, 0.7, 0.2)
+    along = np.array([0.0, 0.4, 0.6, 0.75, 0.95, 1.05])[:, None] * 0.1 * VERTICES[0]
+    values = virion.density(*along.astype(np.float32).T)
+    np.testing.assert_allclose(values, [0.7, 0.7, 0.2, 0.9, 0.9, np.nan], rtol=1e-6)
+    beside = VERTICES[0] + VERTICES[np.argsort(VERTICES @ VERTICES[0])[-2]]  # mid-edge: no spike there
+    edge = 0.095 * beside / np.linalg.norm(beside)
+    assert np.isnan(virion.density(*edge.astype(np.float32)[:, None]))
+
+
+def test_the_wide_cell_keeps_its_centre(cell):
+    wide = make_cell(3, half_width=2.2)
+    grid = axis(32)
+    assert len(wide.particles) > 3 * len(cell.particles)
+    for a, b in zip(wide.paint(grid, grid, grid), cell.paint(grid, grid, grid), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_wider_cell_only_adds(cell):
+    wide, wider = make_cell(3, 1.4), make_cell(3, 3.4)
+    assert all(np.array_equal(a.centre, b.centre) for a, b in zip(wide.particles, wider.particles, strict=False))
+
+
+def test_seeds_give_different_cells(cell):
+    assert not np.array_equal(make_cell(4).particles[0].centre, cell.particles[0].centre)

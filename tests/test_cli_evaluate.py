@@ -1,0 +1,52 @@
+"""`tiltfield evaluate`: a table for people, strict JSON for programs."""
+
+import json
+
+import numpy as np
+import pytest
+
+from tiltfield import cli
+from tiltfield.io import write_volume
+from tiltfield.series import Volume
+
+
+@pytest.fixture
+def tiltfield(capsys):
+    """Run the command line; gives exit code, stdout, stderr."""
+
+    def call(*words):
+        with pytest.raises(SystemExit) as stop:
+            cli.main([str(w) for w in words])
+        return stop.value.code, *capsys.readouterr()
+
+    return call
+
+
+@pytest.fixture
+def truth(tmp_path):
+    volume = Volume(np.random.default_rng(0).random((16, 16, 16), np.float32), 2.0)
+    return write_volume(volume, tmp_path / "truth.mrc")
+
+
+def test_evaluate_prints_json_that_parses(tiltfield, truth, tmp_path):
+    write_volume(Volume(np.random.default_rng(1).random((16, 16, 16), np.float32), 2.0), tmp_path / "v.mrc")
+    code, out, _ = tiltfield("evaluate", tmp_path / "v.mrc", "--truth", truth, "--json")
+    assert code == 0
+    assert {"psnr_affine_db", "psnr_minmax_db", "mse_minmax", "ssim", "fsc_0.5", "fsc_0.143"} <= set(json.loads(out))
+
+
+def test_evaluate_of_a_perfect_volume_is_json_too(tiltfield, truth):
+    out = tiltfield("evaluate", truth, "--truth", truth, "--json")[1]
+    json.loads(out, parse_constant=pytest.fail)
+
+
+def test_evaluate_prints_a_table(tiltfield, truth):
+    out = tiltfield("evaluate", truth, "--truth", truth)[1]
+    assert "psnr_affine_db" in out
+
+
+def test_evaluate_refuses_another_shape(tiltfield, truth, tmp_path):
+    write_volume(Volume(np.random.default_rng(1).random((8, 16, 16), np.float32), 2.0), tmp_path / "v.mrc")
+    code, out, err = tiltfield("evaluate", tmp_path / "v.mrc", "--truth", truth)
+    assert (code, out) == (2, "")
+    assert "shape" in err

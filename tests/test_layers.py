@@ -1,0 +1,67 @@
+"""Each module imports only from the layers below its own; read from the syntax, so that lazy imports count too."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import tiltfield
+
+ROOT = Path(tiltfield.__file__).parent
+LAYERS = """
+    errors config observe screening series geometry io
+    projector fields contrast noise regularise fit classical denoise
+    metrics simulate reconstruct evaluate report runfolder run demo paper cli
+"""
+ORDER = LAYERS.split()
+# Conveniences that look upwards when called, never when imported: Volume.load and Volume.save read and write files.
+UPWARD = {("series", "io")}
+
+FILES = sorted(p for p in ROOT.rglob("*.py") if p != ROOT / "__init__.py")
+
+
+def layer_of(path: Path) -> str:
+    return path.relative_to(ROOT).parts[0].removesuffix(".py")
+
+
+def imported_layers(tree: ast.Module) -> set[str]:
+    """The layers named by any import statement, inside functions too. The package itself is no layer."""
+    names = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            pytest.fail(f"relative import in line {node.lineno}: name the module in full")
+    parts = [name.split(".") for name in names if name.startswith("tiltfield.")]
+    return {p[1] for p in parts if p[1] not in ("__version__",)}
+
+
+def violations(source: str, layer: str) -> list[str]:
+    allowed = ORDER[: ORDER.index(layer) + 1]
+    wrong = imported_layers(ast.parse(source)) - set(allowed)
+    return sorted(w for w in wrong if (layer, w) not in UPWARD)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_a_module_imports_only_from_below(path):
+    assert layer_of(path) in ORDER, f"say in ORDER where {layer_of(path)} belongs"
+    assert violations(path.read_text(), layer_of(path)) == []
+
+
+def test_upward_imports_are_lazy():
+    for layer, target in UPWARD:
+        top = ast.Module([n for n in ast.parse((ROOT / f"{layer}.py").read_text()).body if not _is_definition(n)], [])
+        assert target not in imported_layers(top)
+
+
+def _is_definition(node: ast.AST) -> bool:
+    return isinstance(node, ast.ClassDef | ast.FunctionDef)
+
+
+@pytest.mark.parametrize(
+    "source", ["import tiltfield.cli", "from tiltfield import run", "def f():\n    from tiltfield.run import run"]
+)
+def test_the_check_sees_a_violation(source):
+    assert violations(source, "fit") != []

@@ -1,0 +1,293 @@
+"""The run folder: whole files, refusals, and going on after a kill."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from tiltfield.config import ReconstructConfig
+from tiltfield.errors import InputError
+from tiltfield.io import write_stack
+from tiltfield.observe import Observer
+from tiltfield.reconstruct import Reconstruction
+from tiltfield.run import Request, run
+from tiltfield.runfolder import FILES, RunFolder, atomic, fingerprint
+from tiltfield.series import TiltSeries, Volume
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL: nothing gets to clean up after it."""
+
+
+class Listener(Observer):
+    def __init__(self):
+        self.said = []
+
+    def say(self, message):
+        self.said.append(message)
+
+
+class FakeFit:
+    """Counts to ten, with a checkpoint every other step; can be killed or interrupted on the way."""
+
+    def __init__(self):
+        self.kill_at = self.interrupt_at = self.refuse_at = None
+        self.resumed_from = None
+
+    def __call__(self, series, config=None, *, observer=None, resume=None, **settings):
+        self.resumed_from = dict(resume) if resume else None
+        start = int(resume["step"]) if resume else 0
+        state = {"step": start, "weights": torch.full((3,), float(start))}
+        for step in range(start + 1, 11):
+            if step == self.refuse_at:
+                raise InputError("refused")
+            if step == self.kill_at:
+                raise Killed
+            state = {"step": step, "weights": torch.full((3,), float(step))}
+            observer.record({"step": step, "loss": np.float32(1 / step)})
+            if step == self.interrupt_at:
+                return self.result(series, config, state, interrupted=True)
+            if step % 2 == 0:
+                observer.checkpoint(state)
+        return self.result(series, config, state)
+
+    def result(self, series, config, state, interrupted=False):
+        data = np.random.default_rng(0).random((4, *series.images.shape[1:]), np.float32)
+        metrics = {"seconds": np.float64(1.5), "held_out": float("nan"), "step": state["step"]}
+        return Reconstruction(
+            Volume(data, series.pixel_size_nm), series.images.copy(), metrics, config, state, interrupted
+        )
+
+
+@pytest.fixture
+def fit(monkeypatch):
+    fake = FakeFit()
+    monkeypatch.setattr(sys.modules["tiltfield.reconstruct"], "reconstruct", fake)
+    monkeypatch.setattr("tiltfield.report.save_preview", lambda path, series, result: path.write_bytes(b"a picture"))
+    return fake
+
+
+@pytest.fixture
+def stack(tmp_path):
+    rng = np.random.default_rng(1)
+    write_stack(rng.random((5, 8, 12), np.float32), tmp_path / "data.mrc", 2.0)
+    (tmp_path / "data.rawtlt").write_text("\n".join(str(a) for a in (-40, -20, 0, 20, 40)) + "\n")
+    return tmp_path / "data.mrc"
+
+
+def go(stack, out, listener=None, resume=False, overwrite=False, **settings):
+    return run(Request(out, stack, settings, resume=resume, overwrite=overwrite), listener or Listener())
+
+
+def history(out):
+    return [json.loads(line)["step"] for line in (out / "history.jsonl").read_text().splitlines()]
+
+
+def test_every_file_is_there_and_nothing_else(fit, stack, tmp_path):
+    go(stack, tmp_path / "run")
+    assert sorted(p.name for p in (tmp_path / "run").iterdir()) == sorted(FILES)
+
+
+def test_metrics_are_strict_json(fit, stack, tmp_path):
+    go(stack, tmp_path / "run")
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text(), parse_constant=pytest.fail)
+    assert metrics["seconds"] == 1.5
+    assert metrics["held_out"] is None
+    assert metrics["interrupted"] is False
+
+
+def test_what_was_found_is_said_and_noted(fit, stack, tmp_path):
+    listener = Listener()
+    go(stack, tmp_path / "run", listener)
+    notes = json.loads((tmp_path / "run" / "metrics.json").read_text())["notes"]
+    assert any("data.rawtlt" in line for line in listener.said)
+    assert notes == listener.said
+
+
+def test_a_checkpoint_loads_with_weights_only(fit, stack, tmp_path):
+    go(stack, tmp_path / "run")
+    saved = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)
+    assert saved["state"]["step"] == 10
+    assert torch.equal(saved["state"]["weights"], torch.full((3,), 10.0))
+
+
+def test_config_says_enough_to_run_again(fit, stack, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    go(stack.relative_to(tmp_path), tmp_path / "run", seed=7, angles=(tmp_path / "data.rawtlt").relative_to(tmp_path))
+    values = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
+    assert values["series"] == str(stack)
+    assert values["angles"] == str(tmp_path / "data.rawtlt")
+    assert values["seed"] == 7
+    assert set(values) == {"series", *ReconstructConfig.model_fields}
+
+
+def test_a_killed_run_goes_on_from_its_checkpoint(fit, stack, tmp_path):
+    fit.kill_at = 6
+    with pytest.raises(Killed):
+        go(stack, tmp_path / "run", seed=3)
+    assert history(tmp_path / "run") == [1, 2, 3, 4, 5]
+    fit.kill_at = None
+    result = go(None, tmp_path / "run", resume=True)
+    assert fit.resumed_from["step"] == 4
+    assert history(tmp_path / "run") == list(range(1, 11))
+    assert result.config.seed == 3
+
+
+def test_a_run_killed_before_its_first_checkpoint_starts_afresh_and_says_so(fit, stack, tmp_path):
+    fit.kill_at, listener = 2, Listener()
+    with pytest.raises(Killed):
+        go(stack, tmp_path / "run")
+    fit.kill_at = None
+    go(None, tmp_path / "run", listener, resume=True)
+    assert fit.resumed_from is None
+    assert any("starting afresh" in line for line in listener.said)
+    assert history(tmp_path / "run") == list(range(1, 11))
+
+
+def test_resuming_nothing_starts_afresh_and_says_so(fit, stack, tmp_path):
+    listener = Listener()
+    go(stack, tmp_path / "run", listener, resume=True)
+    assert any("starting afresh" in line for line in listener.said)
+
+
+def test_resuming_nothing_without_a_series_is_refused(fit, tmp_path):
+    with pytest.raises(InputError, match="no tilt series given"):
+        go(None, tmp_path / "run", resume=True)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_finished_run_is_left_alone(fit, stack, tmp_path):
+    go(stack, tmp_path / "run")
+    before = {p.name: p.read_bytes() for p in (tmp_path / "run").iterdir()}
+    assert go(None, tmp_path / "run", resume=True) is None
+    assert {p.name: p.read_bytes() for p in (tmp_path / "run").iterdir()} == before
+
+
+def test_an_interrupted_run_is_written_and_goes_on(fit, stack, tmp_path):
+    fit.interrupt_at = 5
+    assert go(stack, tmp_path / "run").interrupted
+    assert (tmp_path / "run" / "volume.mrc").exists()
+    fit.interrupt_at = None
+    result = go(None, tmp_path / "run", resume=True)
+    assert fit.resumed_from["step"] == 5
+    assert not result.interrupted
+    assert history(tmp_path / "run") == list(range(1, 11))
+
+
+def test_resuming_with_another_setting_names_it(fit, stack, tmp_path):
+    fit.interrupt_at = 5
+    go(stack, tmp_path / "run", seed=3)
+    with pytest.raises(InputError, match=r"seed = 3.*seed = 4"):
+        go(None, tmp_path / "run", resume=True, seed=4)
+
+
+def test_resuming_with_the_same_or_a_harmless_setting_is_accepted(fit, stack, tmp_path):
+    fit.interrupt_at = 5
+    go(stack, tmp_path / "run", seed=3)
+    fit.interrupt_at = None
+    result = go(stack, tmp_path / "run", resume=True, seed=3, threads=1, max_time=60.0)
+    assert (result.config.threads, result.config.max_time) == (1, 60.0)
+
+
+def test_resuming_on_other_data_is_refused(fit, stack, tmp_path):
+    fit.interrupt_at = 5
+    go(stack, tmp_path / "run")
+    (tmp_path / "data.rawtlt").write_text("-40\n-20\n0\n20\n41\n")
+    with pytest.raises(InputError, match="images or angles"):
+        go(None, tmp_path / "run", resume=True)
+    assert history(tmp_path / "run") == [1, 2, 3, 4, 5]
+
+
+def test_resuming_on_moved_data_is_accepted(fit, stack, tmp_path):
+    fit.interrupt_at = 5
+    go(stack, tmp_path / "run")
+    (tmp_path / "elsewhere").mkdir()
+    for name in ("data.mrc", "data.rawtlt"):
+        (tmp_path / name).rename(tmp_path / "elsewhere" / name)
+    fit.interrupt_at = None
+    go(tmp_path / "elsewhere" / "data.mrc", tmp_path / "run", resume=True)
+    assert fit.resumed_from["step"] == 5
+
+
+def test_a_broken_checkpoint_is_named(fit, stack, tmp_path):
+    fit.interrupt_at = 5
+    go(stack, tmp_path / "run")
+    (tmp_path / "run" / "checkpoint.pt").write_bytes(b"not a checkpoint")
+    with pytest.raises(InputError, match=r"checkpoint\.pt is not a checkpoint"):
+        go(None, tmp_path / "run", resume=True)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_folder_with_another_run_is_refused(tmp_path, name):
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(InputError, match=rf"holds another run \({name}\).*--resume.*--overwrite"):
+        RunFolder(tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == [name]
+
+
+def test_overwriting_replaces_every_file(fit, stack, tmp_path):
+    fit.interrupt_at = 5
+    go(stack, tmp_path / "run")
+    fit.interrupt_at, fit.kill_at = None, 2
+    with pytest.raises(Killed):
+        go(stack, tmp_path / "run", overwrite=True)
+    assert sorted(p.name for p in (tmp_path / "run").iterdir()) == ["config.yaml", "history.jsonl"]
+
+
+def test_other_files_in_the_folder_are_left_alone(fit, stack, tmp_path):
+    go(stack, stack.parent)
+    assert stack.exists()
+
+
+def test_resume_and_overwrite_contradict(tmp_path):
+    with pytest.raises(InputError, match="contradict"):
+        RunFolder(tmp_path, resume=True, overwrite=True)
+
+
+def test_a_file_in_place_of_the_folder_is_refused(tmp_path):
+    (tmp_path / "out").write_text("")
+    with pytest.raises(InputError, match="is a file"):
+        RunFolder(tmp_path / "out")
+    with pytest.raises(InputError, match="not a writable folder"):
+        RunFolder(tmp_path / "out" / "deeper")
+
+
+@pytest.mark.parametrize("step", [1, 2])
+def test_input_refused_on_the_way_leaves_nothing(fit, stack, tmp_path, step):
+    fit.refuse_at = step
+    with pytest.raises(InputError, match="refused"):
+        go(stack, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_input_refused_before_the_first_record_leaves_the_old_run(fit, stack, tmp_path):
+    go(stack, tmp_path / "run")
+    fit.refuse_at = 1
+    with pytest.raises(InputError, match="refused"):
+        go(stack, tmp_path / "run", overwrite=True)
+    assert (tmp_path / "run" / "volume.mrc").exists()
+
+
+def test_an_atomic_file_is_whole_or_absent(tmp_path):
+    def half_way():
+        with atomic(tmp_path / "file.txt") as part:
+            part.write_text("new, but")
+            raise Killed
+
+    (tmp_path / "file.txt").write_text("old")
+    with pytest.raises(Killed):
+        half_way()
+    assert [p.name for p in tmp_path.iterdir()] == ["file.txt"]
+    assert (tmp_path / "file.txt").read_text() == "old"
+
+
+def test_the_fingerprint_knows_images_and_angles():
+    images = np.random.default_rng(0).random((3, 4, 5), np.float32)
+    angles = np.array([-10.0, 0.0, 10.0])
+    same = fingerprint(TiltSeries(images.copy(order="F"), angles.copy()))
+    assert fingerprint(TiltSeries(images, angles)) == same
+    assert fingerprint(TiltSeries(images + 1, angles)) != same
+    assert fingerprint(TiltSeries(images, angles + 1)) != same

@@ -1,0 +1,165 @@
+import mrcfile
+import numpy as np
+import pytest
+
+from tiltfield.errors import InputError
+from tiltfield.series import TiltSeries, Volume, quantum_of, screen
+
+
+def images(n=5, rows=12, cols=10, seed=0):
+    return np.random.default_rng(seed).normal(100, 10, (n, rows, cols)).astype(np.float32)
+
+
+def angles(n=5):
+    return np.linspace(-60, 60, n)
+
+
+def test_a_good_series_keeps_its_values():
+    given = images()
+    series = TiltSeries(given, angles(), pixel_size_nm=2.0)
+    assert series.images is given
+    assert series.angles_deg.dtype == np.float64
+
+
+def test_integers_become_float32():
+    assert TiltSeries(np.arange(60, dtype=np.int16).reshape(3, 4, 5), angles(3)).images.dtype == np.float32
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"images": images()[0]}, r"expected images of shape \(tilt, row, col\)"),
+        ({"images": images(2), "angles_deg": angles(2)}, "at least 3 tilts, got 2"),
+        ({"angles_deg": angles(4)}, "each of the 5 images, got 4"),
+        ({"angles_deg": np.array([0, 1, np.nan, 3, 4])}, "angle 2 .* is not a number"),
+        ({"angles_deg": np.full(5, 7.0)}, r"all 5 tilt angles are equal \(7°\)"),
+        ({"angles_deg": np.array([-90.0, 0, 1, 2, 3])}, r"within ±89°, got -90° for image 0"),
+        ({"valid": np.ones((5, 12, 9), bool)}, r"mask .* shape \(5, 12, 9\)"),
+        ({"pixel_size_nm": 0.0}, "pixel size must be a positive"),
+        ({"pixel_size_nm": float("nan")}, "pixel size must be a positive"),
+        ({"quantum": -1.0}, "spacing of the grey values must be positive"),
+        ({"images": np.full((5, 12, 10), "a")}, "array of real numbers"),
+    ],
+)
+def test_what_is_wrong_is_said(change, message):
+    with pytest.raises(InputError, match=message):
+        TiltSeries(**{"images": images(), "angles_deg": angles(), **change})
+
+
+def test_all_problems_are_listed_at_once():
+    with pytest.raises(InputError, match="at least 3 tilts") as info:
+        TiltSeries(images(2), np.zeros(2), pixel_size_nm=-1.0)
+    assert "are equal" in str(info.value)
+    assert "positive number of nm" in str(info.value)
+
+
+@pytest.mark.parametrize(("value", "message"), [(3.0, "image 2 .*at 0.00°.* constant"), (np.nan, "image 2 .* NaN")])
+def test_an_image_without_a_picture_is_named(value, message):
+    bad = images()
+    bad[2] = value
+    with pytest.raises(InputError, match=message):
+        TiltSeries(bad, angles())
+
+
+def test_binning_averages_blocks_and_scales_the_pixel():
+    given, valid = images(3, 7, 9), np.ones((3, 7, 9), bool)
+    valid[1, 0, 1] = valid[2, 6, 8] = False
+    series = TiltSeries(given, angles(3), 2.0, valid, quantum=1.0).binned(2)
+    assert series.images.shape == (3, 3, 4)
+    np.testing.assert_allclose(series.images[1, 2, 3], given[1, 4:6, 6:8].mean(), rtol=1e-6)
+    assert series.pixel_size_nm == 4.0
+    assert series.quantum is None
+    assert np.argwhere(~series.valid).tolist() == [[1, 0, 0]]
+
+
+def test_binning_by_one_changes_nothing():
+    series = TiltSeries(images(), angles(), quantum=1.0)
+    assert series.binned(1) is series
+
+
+@pytest.mark.parametrize("n", [0, -1, 11, 1.5, True])
+def test_binning_needs_a_whole_number_that_fits(n):
+    with pytest.raises(InputError, match="whole number from 1 to 10"):
+        TiltSeries(images(), angles()).binned(n)
+
+
+@pytest.mark.parametrize("which", [[4, 0, 2], np.array([True, False, True, True, False])])
+def test_selection_keeps_images_and_angles_together(which):
+    series = TiltSeries(images(), angles(), valid=np.ones((5, 12, 10), bool))
+    chosen = series.select(which)
+    order = np.flatnonzero(which) if np.asarray(which).dtype == bool else which
+    np.testing.assert_array_equal(chosen.images, series.images[order])
+    np.testing.assert_array_equal(chosen.angles_deg, series.angles_deg[order])
+    assert chosen.valid.shape == chosen.images.shape
+
+
+@pytest.mark.parametrize("which", [[0, 1, 5], [0.5, 1, 2], [[0, 1, 2]], [0, 1]])
+def test_selection_of_what_is_not_there(which):
+    with pytest.raises(InputError):
+        TiltSeries(images(), angles()).select(which)
+
+
+def test_the_summary_says_where_things_come_from():
+    sources = {"angles": "x.rawtlt", "warning angles": "x.mdoc differs"}
+    text = "\n".join(TiltSeries(images(), angles(), 2.0, quantum=1.0, name="x", sources=sources).summary())
+    assert "5 images of 12 x 10 pixels" in text
+    assert "-60° to 60°, in steps of 30° (from x.rawtlt)" in text
+    assert "2 nm" in text
+    assert "warning angles: x.mdoc differs" in text
+    assert "steps of 1" in text
+    assert "unknown" in "\n".join(TiltSeries(images(), angles()).summary())
+
+
+@pytest.mark.parametrize("size", [None, 0.1, 0.336, 12.5])
+def test_a_volume_survives_its_file(tmp_path, size):
+    data = np.random.default_rng(0).random((4, 5, 6)).astype(np.float32)
+    path = Volume(data, size).save(tmp_path / "v.mrc")
+    back = Volume.load(path)
+    np.testing.assert_array_equal(back.data, data)
+    assert back.voxel_size_nm == (None if size is None else pytest.approx(size, rel=1e-6))
+    assert [p.name for p in tmp_path.iterdir()] == ["v.mrc"]
+    assert mrcfile.validate(path)
+
+
+@pytest.mark.parametrize(
+    ("data", "size", "message"),
+    [
+        (np.zeros((4, 5)), None, r"shape \(z, y, x\)"),
+        (np.full((2, 2, 2), np.nan), None, "8 of 8 voxels are NaN"),
+        (np.zeros((2, 2, 2)), 0.0, "voxel size must be a positive"),
+    ],
+)
+def test_a_volume_is_checked(data, size, message):
+    with pytest.raises(InputError, match=message):
+        Volume(data, size)
+
+
+def test_a_volume_that_is_not_there(tmp_path):
+    with pytest.raises(InputError, match="no such file"):
+        Volume.load(tmp_path / "none.mrc")
+    with pytest.raises(InputError, match="cannot write"):
+        Volume(np.zeros((2, 2, 2))).save(tmp_path / "no" / "v.mrc")
+
+
+@pytest.mark.parametrize(
+    ("values", "spacing"),
+    [
+        (np.arange(24, dtype=np.int16), 1.0),
+        (np.arange(24, dtype=np.uint8) * 4 + 3, 4.0),
+        (np.arange(24, dtype=np.float32) * 2, 2.0),
+        (np.arange(24, dtype=np.float32) / 2, None),
+        (np.array([np.nan, *range(23)], dtype=np.float32), 1.0),
+        (np.arange(24) * 1e9, None),
+        (np.full(24, np.nan), None),
+    ],
+)
+def test_counted_data_are_told_from_measured(values, spacing):
+    assert quantum_of(values.reshape(2, 3, 4)) == spacing
+
+
+def test_screening_good_data_returns_them():
+    given = images(5, 32, 32)
+    out, valid, report = screen(given)
+    assert out is given
+    assert valid is None
+    assert report == []
