@@ -70,7 +70,7 @@ def test_untilted_haadf_is_the_sum_of_the_truth():
 def test_bright_field_darkens_what_is_dense(cell):
     depth = cell.truth.sum(axis=0) * 7 * 2 / 24
     # binning averages intensities, not depths, so this holds but roughly
-    np.testing.assert_allclose((cell.clean[6] - cell.offset) / cell.gain, np.exp(-depth), atol=0.05)
+    np.testing.assert_allclose((cell.clean[6] - cell.offset) / cell.gain, np.exp(-depth), atol=0.06)
 
 
 def test_images_follow_the_sign_convention():

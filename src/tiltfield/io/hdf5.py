@@ -21,6 +21,7 @@ _TILTS = (
     "original_metadata/fei_header/a_tilt",
 )
 _DEGREES = ("deg", "degree", "degrees", "°")
+_MOST_TILTS = 65536
 _MOST_COMPRESSION = 1100  # deflate cannot shrink more
 
 
@@ -88,7 +89,17 @@ def _axis(experiment: h5py.Group, index: int, ndim: int) -> dict[str, Any]:
     if group is None:
         return {}
     names = ("name", "units", "scale", "offset", "navigate")
-    return {key: _plain(group.attrs[key]) for key in names if key in group.attrs}
+    return {key: _plain(_attribute(group, key, 16)) for key in names}
+
+
+def _attribute(node: h5py.Group, key: str, most: int) -> Any:
+    """Return an attribute, or None if it is not there or is, in a damaged file, larger than `most` values."""
+    if key not in node.attrs:
+        return None
+    attribute = node.attrs.get_id(key)
+    if attribute.shape is None or np.prod(attribute.shape, dtype=float) > most or attribute.dtype.itemsize > 4096:
+        return None
+    return node.attrs[key]
 
 
 def _plain(value: Any) -> Any:
@@ -124,9 +135,13 @@ def _listed(experiment: h5py.Group, name: str, n: int) -> np.ndarray | None:
     """Tilts under `name`, a dataset or an attribute: n of them, or more of which the rest is padding."""
     parent, _, last = name.rpartition("/")
     node = experiment.get(name)
-    if node is None and parent in experiment and last in experiment[parent].attrs:
-        node = experiment[parent].attrs[last]
-    if not isinstance(node, h5py.Dataset | np.ndarray) or not n <= node.size <= 65536 or node.dtype.kind not in "iuf":
+    if node is None and parent in experiment:
+        node = _attribute(experiment[parent], last, _MOST_TILTS)
+    if (
+        not isinstance(node, h5py.Dataset | np.ndarray)
+        or not n <= node.size <= _MOST_TILTS
+        or node.dtype.kind not in "iuf"
+    ):
         return None
     values = np.asarray(node, dtype=np.float64).ravel()
     padded = values.size > n and np.any(values[n:] != 0)

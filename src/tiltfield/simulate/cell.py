@@ -30,11 +30,10 @@ HULL, GAP, CORE = 0.86, 0.68, 0.5  # vertices of a virion's surfaces over its ra
 SPIKE_COSINE = 0.965
 # (what, how many to try in one cell, smallest and largest radius in cell edges), large ones first
 POPULATION = (
-    ("shell", 7, 0.15, 0.20),
-    ("shell", 21, 0.10, 0.15),
-    ("shell", 60, 0.06, 0.10),
-    ("virion", 60, 0.04, 0.06),
-    ("shell", 90, 0.035, 0.06),
+    ("shell", 9, 0.15, 0.22),
+    ("shell", 14, 0.10, 0.16),
+    ("virion", 14, 0.06, 0.09),
+    ("shell", 12, 0.06, 0.10),
 )
 LARGEST = max(largest for *_, largest in POPULATION)
 
