@@ -9,6 +9,7 @@ that is constant on pixels. Lengths are in pixels.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable
 
 import torch
@@ -20,7 +21,7 @@ STORED_LIMIT = 256 * 256
 """Slices up to this many samples keep A in memory; larger ones recompute its entries tilt by tilt."""
 
 _TAPS = 3  # a unit square turned by any angle is at most sqrt(2) wide and so touches at most three unit columns
-_THINNEST = 1e-3  # below this sine the footprint is a box to float32 precision
+_THINNEST = 1e-6  # below this sine (or cosine) the footprint is a box to float32 precision
 
 
 def strip_weights(x: Tensor, z: Tensor, angle: float) -> tuple[Tensor, Tensor]:
@@ -39,14 +40,17 @@ def strip_weights(x: Tensor, z: Tensor, angle: float) -> tuple[Tensor, Tensor]:
         left-most column (float64, centred at half-integers or integers as the detector's, relative to column
         coordinate 0) of shape (...), and weights of shape (3, ...), summing to 1 over the first axis.
     """
-    cos, sin = max(abs(math.cos(angle)), _THINNEST), max(abs(math.sin(angle)), _THINNEST)
+    cos, sin = abs(math.cos(angle)), abs(math.sin(angle))
     p, q = (cos + sin) / 2, (cos - sin) / 2
     u = detector_coordinate(x, z, torch.tensor(angle, dtype=x.dtype, device=x.device))
     first = torch.floor(u - p + 0.5)
 
     def running(t: Tensor) -> Tensor:
-        parts = [(t + p, 1), (t + q, -1), (t - q, -1), (t - p, 1)]
-        return sum(sign * s.clamp_min(0).square() for s, sign in parts) / (2 * cos * sin)  # type: ignore[return-value]
+        if min(cos, sin) < _THINNEST:
+            return (t + 0.5).clamp(0, 1)
+        t = t.clamp(-p, p)  # beyond, the squares would cancel to no more than their rounding
+        rising = (t + p).square() - (t + q).clamp_min(0).square()
+        return (rising - (t - q).clamp_min(0).square()) / (2 * cos * sin)
 
     edges = torch.stack([running(first + k - 0.5 - u) for k in range(_TAPS + 1)])
     return first, edges.diff(dim=0)
@@ -59,8 +63,14 @@ class SliceProjector(torch.nn.Module):
         geometry: sizes and tilts.
     """
 
-    def __init__(self, geometry: SliceGeometry, *, dtype: torch.dtype = torch.float32,
-                 device: torch.device | str = "cpu", stored: bool | None = None) -> None:
+    def __init__(
+        self,
+        geometry: SliceGeometry,
+        *,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+        stored: bool | None = None,
+    ) -> None:
         """Prepare the map.
 
         Args:
@@ -123,10 +133,13 @@ class SliceProjector(torch.nn.Module):
         return out.T.reshape(len(sinograms), g.n_z, g.n_x)
 
     def _entries(self, tilt: int) -> list[tuple[Tensor, Tensor, Tensor]]:
-        """Return, for each tap of one tilt: column (clamped), whether it is on the detector, weight; each (n_z * n_x,)."""
+        """Return, for each tap of one tilt: column (clamped), whether on the detector, weight; each (n_z * n_x,)."""
         g = self.geometry
-        z, x = torch.meshgrid(centred(g.n_z, dtype=torch.float64, device=self.device),
-                              centred(g.n_x, dtype=torch.float64, device=self.device), indexing="ij")
+        z, x = torch.meshgrid(
+            centred(g.n_z, dtype=torch.float64, device=self.device),
+            centred(g.n_x, dtype=torch.float64, device=self.device),
+            indexing="ij",
+        )
         # Columns sit at integers + half: shift so that strip_weights' integer columns are the detector's.
         half = (g.n_u - 1) / 2 % 1
         shift = half / math.cos(g.angles[tilt])
@@ -180,11 +193,21 @@ def _csr(row: Tensor, col: Tensor, value: Tensor, shape: tuple[int, int]) -> Ten
     order = torch.argsort(row * shape[1] + col)
     start = torch.zeros(shape[0] + 1, dtype=torch.int64, device=row.device)
     start[1:] = torch.bincount(row, minlength=shape[0]).cumsum(0)
-    return torch.sparse_csr_tensor(start.int(), col[order].int(), value[order], size=shape, check_invariants=False)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta", UserWarning)
+        return torch.sparse_csr_tensor(start.int(), col[order].int(), value[order], size=shape, check_invariants=False)
 
 
-def project_rays(density: Callable[[Tensor], Tensor], y: Tensor, u: Tensor, angles: Tensor, *, half_length: float,
-                 n_samples: int, generator: torch.Generator | None = None) -> Tensor:
+def project_rays(
+    density: Callable[[Tensor], Tensor],
+    y: Tensor,
+    u: Tensor,
+    angles: Tensor,
+    *,
+    half_length: float,
+    n_samples: int,
+    generator: torch.Generator | None = None,
+) -> Tensor:
     """Integrate a density along rays by sampling it, ∫ρ ds ≈ Σ ρ(x_i, y, z_i) δ.
 
     A ray at tilt θ and column u runs through x = u cos θ - s sin θ, z = u sin θ + s cos θ for |s| ≤ half_length. This

@@ -2,36 +2,103 @@
 
 from __future__ import annotations
 
+import math
+import resource
+import sys
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import psutil
+import torch
 
+from tiltfield import classical, neural
 from tiltfield.config import ReconstructConfig
+from tiltfield.contrast import ContrastMode, decide_mode, estimate_levels, linearise
+from tiltfield.errors import InputError
+from tiltfield.fit import Outcome
+from tiltfield.geometry import SliceGeometry
 from tiltfield.observe import Observer
+from tiltfield.projector import SliceProjector
+from tiltfield.result import Reconstruction
 from tiltfield.series import TiltSeries, Volume
 
+__all__ = ["Forecast", "Reconstruction", "check_memory", "forecast", "reconstruct"]
 
-@dataclass(frozen=True, eq=False)
-class Reconstruction:
-    """What a method made of a tilt series.
+POINTS_PER_SECOND = {"hashgrid": 1.1e6, "mlp": 2.5e4, "voxels": 6e6}  # field points in training, two CPU cores
+BYTES_PER_VOXEL = {"hashgrid": 90, "mlp": 8, "voxels": 36}  # parameters, gradients, moments, best copy, the volume
+BYTES_PER_POINT = {"hashgrid": 600, "mlp": 30_000, "voxels": 80}  # activations of a step
+BYTES_PER_PIXEL = 40  # images, their slices, masks, likelihood, rendered images
+BASE_BYTES = 400e6  # the interpreter and its libraries
+CLASSICAL_ROWS = 64
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What a reconstruction is expected to take.
 
     Attributes:
-        volume: the density.
-        rendered: its images, float32, shape (tilt, row, col), in the units of the data.
-        metrics: figures of the run, JSON-ready.
-        config: every setting, resolved.
-        state: what a resumed run needs (neural only), loads with ``weights_only=True``.
-        interrupted: True if the run was stopped early and this is the best volume so far.
+        memory_bytes: peak memory of the process.
+        seconds: run time on two CPU cores.
     """
 
-    volume: Volume
-    rendered: np.ndarray
-    metrics: Mapping[str, Any]
-    config: ReconstructConfig
-    state: Mapping[str, Any] | None = None
-    interrupted: bool = False
+    memory_bytes: int
+    seconds: float
+
+
+def forecast(shape: tuple[int, int, int], config: ReconstructConfig) -> Forecast:
+    """Return the expected peak memory and time of a reconstruction of a specimen as thick as 60 % of the image is wide.
+
+    Args:
+        shape: (tilt, row, col) of the images.
+        config: settings.
+    """
+    n_tilts, n_y, n_x = shape
+    n_z = n_x if config.method != "neural" else math.ceil(0.6 * n_x)
+    voxels, pixels = n_z * n_y * n_x, n_tilts * n_y * n_x
+    projector = 60 * n_tilts * n_z * n_x if n_z * n_x <= 256 * 256 else 80 * n_z * n_x
+    if config.method != "neural":
+        iterations = config.sirt_iterations if config.method == "sirt" else 1
+        seconds = 2 + 2e-9 * iterations * n_tilts * voxels * 3
+        return Forecast(int(BASE_BYTES + projector + 16 * voxels + 24 * pixels), seconds)
+    passes = neural.PASSES[config.preset] + 8
+    seconds = 6 + passes * voxels / POINTS_PER_SECOND[config.field]
+    points = max(50_000, 2 * n_z * n_x)
+    memory = BASE_BYTES + projector + BYTES_PER_PIXEL * pixels
+    memory += BYTES_PER_VOXEL[config.field] * voxels + BYTES_PER_POINT[config.field] * points
+    return Forecast(int(memory), seconds if config.max_time is None else min(seconds, config.max_time))
+
+
+def check_memory(shape: tuple[int, int, int], config: ReconstructConfig, available: int | None = None) -> Forecast:
+    """Refuse a reconstruction that would not fit into memory.
+
+    Args:
+        shape: (tilt, row, col) of the images.
+        config: settings.
+        available: bytes; by default what the machine has free.
+
+    Returns:
+        the forecast.
+
+    Raises:
+        InputError: if the forecast exceeds what is available; it names the ``--bin`` that fits.
+    """
+    available = psutil.virtual_memory().available if available is None else available
+    cost = forecast(shape, config)
+    if cost.memory_bytes <= available:
+        return cost
+    fits = [b for b in range(2, 33) if _binned_forecast(shape, config, b) <= available]
+    advice = f"try --bin {fits[0] * config.bin}" if fits else "a machine with more memory is needed"
+    raise InputError(
+        f"this reconstruction is expected to need {cost.memory_bytes / 2**30:.1f} GiB of memory, "
+        f"{available / 2**30:.1f} GiB are free: {advice}"
+    )
+
+
+def _binned_forecast(shape: tuple[int, int, int], config: ReconstructConfig, bin_by: int) -> int:
+    return forecast((shape[0], max(1, shape[1] // bin_by), max(1, shape[2] // bin_by)), config).memory_bytes
 
 
 def reconstruct(
@@ -42,5 +109,117 @@ def reconstruct(
     resume: Mapping[str, Any] | None = None,
     **settings: Any,
 ) -> Reconstruction:
-    """Reconstruct a volume from a tilt series."""
-    raise NotImplementedError
+    """Reconstruct a volume from a tilt series.
+
+    Args:
+        series: the tilt series.
+        config: settings; by default those of :class:`ReconstructConfig`.
+        observer: told of findings, progress, figures and checkpoints.
+        resume: the `state` of an earlier, unfinished reconstruction of the same series with the same settings.
+        **settings: single settings by name, over `config`.
+
+    Returns:
+        the volume, its images and figures.
+
+    Raises:
+        InputError: if the settings or the series cannot be used.
+
+    Kniesel et al., Clean Implicit 3D Structure from Noisy 2D STEM Images, CVPR 2022.
+    """
+    began = time.perf_counter()
+    observer = observer or Observer()
+    config = _settled(config, settings)
+    check_memory(series.images.shape, config)
+    if config.thickness != "auto" and series.pixel_size_nm is None:
+        raise InputError(f"{series.name}: a thickness in nm needs the pixel size: give --pixel-size-nm")
+    device = pick_device(config.device)
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    mode = _mode(series, config, observer)
+    method = _neural if config.method == "neural" else _classical
+    volume, rendered, figures, state, interrupted = method(series, config, mode, device, observer, resume)
+    resolved = config.model_copy(update={"mode": mode, "device": device.type, "threads": torch.get_num_threads()})
+    metrics = {
+        "method": config.method,
+        "mode": mode,
+        "seconds": time.perf_counter() - began,
+        "peak_memory_bytes": peak_memory(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads",
+        **figures,
+    }
+    return Reconstruction(Volume(volume, series.pixel_size_nm), rendered, metrics, resolved, state, interrupted)
+
+
+def _settled(config: ReconstructConfig | None, settings: dict[str, Any]) -> ReconstructConfig:
+    base = {} if config is None else config.model_dump(exclude_unset=True)
+    return ReconstructConfig.parse({**base, **settings}, "settings")
+
+
+def pick_device(name: str) -> torch.device:
+    """Return the device of a setting.
+
+    Args:
+        name: "auto" (a GPU if there is one), "cpu" or "cuda".
+
+    Raises:
+        InputError: if "cuda" is asked for and there is none.
+    """
+    if name == "cuda" and not torch.cuda.is_available():
+        raise InputError("--device cuda was asked for, but torch sees no CUDA GPU: use --device cpu, or install torch with CUDA")
+    return torch.device("cuda" if name == "cuda" or (name == "auto" and torch.cuda.is_available()) else "cpu")
+
+
+def peak_memory() -> int:
+    """Return the most memory the process has held, bytes."""
+    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return used if sys.platform == "darwin" else used * 1024
+
+
+def _mode(series: TiltSeries, config: ReconstructConfig, observer: Observer) -> ContrastMode:
+    if config.mode != "auto":
+        return config.mode
+    mode, reason = decide_mode(series)
+    observer.say(f"contrast {reason}")
+    return mode
+
+
+Parts = tuple[np.ndarray, np.ndarray, dict[str, Any], dict[str, Any] | None, bool]
+
+
+def _neural(series: TiltSeries, config: ReconstructConfig, mode: ContrastMode, device: torch.device, observer: Observer,
+            resume: Mapping[str, Any] | None) -> Parts:
+    solution = neural.solve(series, config, mode, device, observer, resume)
+    if solution.outcome is not Outcome.FINISHED:
+        observer.say(solution.outcome.value)
+    state = neural.checkpoint_of(solution.plan, solution.state)
+    interrupted = solution.outcome is Outcome.INTERRUPTED
+    return neural.volume_of(solution), neural.rendered_of(solution), neural.metrics_of(solution), state, interrupted
+
+
+def _classical(series: TiltSeries, config: ReconstructConfig, mode: ContrastMode, device: torch.device, observer: Observer,
+               resume: Mapping[str, Any] | None) -> Parts:
+    n_tilts, n_y, n_u = series.images.shape
+    n_z = n_u
+    if config.thickness != "auto" and series.pixel_size_nm is not None:
+        n_z = max(1, round(float(config.thickness) / series.pixel_size_nm))
+    levels = estimate_levels(series, mode)
+    sinograms = torch.from_numpy(linearise(series.images, mode, levels)).permute(1, 0, 2)
+    projector = SliceProjector(SliceGeometry.from_degrees(n_z, n_u, n_u, series.angles_deg), device=device)
+    volume = np.empty((n_z, n_y, n_u), np.float32)
+    rendered = np.empty((n_tilts, n_y, n_u), np.float32)
+    for first in range(0, n_y, CLASSICAL_ROWS):
+        rows = slice(first, min(first + CLASSICAL_ROWS, n_y))
+        part = sinograms[rows].contiguous().to(device)
+        if config.method == "wbp":
+            density = classical.wbp(projector, part, config.wbp_filter)
+        else:
+            used = None if series.valid is None else torch.from_numpy(series.valid[:, rows]).permute(1, 0, 2).to(device)
+            density = classical.sirt(projector, part, config.sirt_iterations, used=used)
+        depth = projector(density)
+        signal = torch.exp(-depth) if mode == "bf" else depth
+        volume[:, rows] = density.permute(1, 0, 2).cpu().numpy()
+        rendered[:, rows] = (levels.offset + levels.gain * signal).permute(1, 0, 2).cpu().numpy()
+        observer.progress(config.method, rows.stop / n_y, None, {})
+    residual = float(np.sqrt(np.mean((series.images - rendered) ** 2)))
+    figures = {"rmse": residual, "gain": levels.gain, "offset": levels.offset, "thickness_pixels": n_z}
+    return volume, rendered, figures, None, False

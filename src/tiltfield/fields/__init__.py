@@ -1,0 +1,42 @@
+"""Fields: what holds the density. A field is added by one file here and one line in `FIELDS`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from tiltfield.errors import InputError, nearest
+from tiltfield.fields.base import Box, Field
+from tiltfield.fields.hashgrid import HashGrid
+from tiltfield.fields.mlp import MLP
+from tiltfield.fields.voxels import Voxels
+
+
+def _voxels(box: Box, *, scale: float, mean: float, generator: torch.Generator) -> Voxels:
+    return Voxels(box, scale=scale, mean=mean)  # constant: nothing to draw
+
+
+FIELDS: dict[str, Callable[..., Field]] = {"hashgrid": HashGrid, "mlp": MLP, "voxels": _voxels}
+"""Name, as in the settings, to constructor with the arguments of :func:`make_field`."""
+
+
+def make_field(name: str, box: Box, *, scale: float, mean: float, generator: torch.Generator) -> Field:
+    """Make a field by name, with the sizes that are its defaults.
+
+    Args:
+        name: one of `FIELDS`.
+        box: region described.
+        scale: unit of the density, > 0; the MLP's sigmoid takes it as the largest density there can be.
+        mean: initial density, in units of `scale`, > 0; < 1 for the MLP.
+        generator: source of the initial values.
+
+    Returns:
+        the field, on the CPU.
+
+    Raises:
+        InputError: for an unknown name, or a mean that the field cannot take.
+    """
+    if name not in FIELDS:
+        raise InputError(f"unknown field '{name}', expected one of {', '.join(FIELDS)}{nearest(name, FIELDS)}")
+    return FIELDS[name](box, scale=scale, mean=mean, generator=generator)

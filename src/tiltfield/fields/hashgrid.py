@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -94,9 +96,21 @@ class HashGrid(Field):
     the same numbers, many times faster.
     """
 
-    def __init__(self, box: Box, *, coarsest: float = 32.0, finest: float = 1.0, n_levels: int = 8, n_features: int = 2,
-                 width: int = 32, depth: int = 1, log2_table: int = 19, scale: float = 1.0, mean: float = 0.5,
-                 generator: torch.Generator) -> None:
+    def __init__(
+        self,
+        box: Box,
+        *,
+        coarsest: float = 32.0,
+        finest: float = 1.0,
+        n_levels: int = 8,
+        n_features: int = 2,
+        width: int = 32,
+        depth: int = 1,
+        log2_table: int = 19,
+        scale: float = 1.0,
+        mean: float = 0.5,
+        generator: torch.Generator,
+    ) -> None:
         """Make the field.
 
         Args:
@@ -121,7 +135,7 @@ class HashGrid(Field):
         sizes = [n_levels * n_features, *[width] * depth, 1]
         self.weights = nn.ParameterList()
         self.biases = nn.ParameterList()
-        for n_in, n_out in zip(sizes[:-1], sizes[1:], strict=True):
+        for n_in, n_out in itertools.pairwise(sizes):
             bound = math.sqrt(6 / n_in) if n_out > 1 else math.sqrt(1 / n_in)
             self.weights.append(nn.Parameter((torch.rand(n_out, n_in, generator=generator) * 2 - 1) * bound))
             self.biases.append(nn.Parameter(torch.zeros(n_out, 1)))
@@ -142,5 +156,5 @@ class HashGrid(Field):
 
     def slices(self, z: Tensor, y: Tensor, x: Tensor) -> Tensor:
         """Return the density on a grid, shape (n_y, n_z, n_x)."""
-        features = torch.cat([level.slices(z, y, x) for level in self.levels], dim=1)
+        features = torch.cat([cast(GridLevel, level).slices(z, y, x) for level in self.levels], dim=1)
         return self.decode(features.flatten(2)).reshape(len(y), len(z), len(x))

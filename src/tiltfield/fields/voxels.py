@@ -29,10 +29,13 @@ class Voxels(Field):
     def forward(self, points: Tensor) -> Tensor:
         """Return the density at points (z, y, x), shape (..., 3) to (...)."""
         size = torch.tensor(self.box.shape, dtype=points.dtype, device=points.device)
-        unit = (points / (size - 1) * 2)[..., [2, 0, 1]]  # grid_sample takes (x, z, y) for a (y, z, x) array
+        unit = (points / (size - 1).clamp_min(1) * 2)[
+            ..., [2, 0, 1]
+        ]  # grid_sample takes (x, z, y) for a (y, z, x) array
         density = self._density(self.values)[None, None]
-        sampled = nn.functional.grid_sample(density, unit.reshape(1, 1, 1, -1, 3), padding_mode="border",
-                                            align_corners=True)
+        sampled = nn.functional.grid_sample(
+            density, unit.reshape(1, 1, 1, -1, 3), padding_mode="border", align_corners=True
+        )
         return sampled.reshape(points.shape[:-1])
 
     def slices(self, z: Tensor, y: Tensor, x: Tensor) -> Tensor:

@@ -1,0 +1,92 @@
+"""Noise models: the likelihood of what was observed. A model is added by one file here and one line in `NOISES`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from tiltfield.errors import InputError, nearest
+from tiltfield.noise.base import NoiseModel, Recording
+from tiltfield.noise.flow import RadialFlow
+from tiltfield.noise.gaussian import L1, L2, Gaussian, PoissonGaussian
+
+
+@dataclass(frozen=True)
+class Start:
+    """What is known of the noise before the fit; the arguments of :func:`make_noise`."""
+
+    slope: float
+    floor: float
+    dark: float
+    low: float
+    high: float
+    recording: Recording | None
+    generator: torch.Generator
+
+    def __post_init__(self) -> None:
+        if not (self.slope > 0 and self.floor > 0):
+            raise InputError(f"the noise starts from slope > 0 and floor > 0, got {self.slope} and {self.floor}")
+        if not self.low < self.high:
+            raise InputError(f"the clean intensities need low < high, got {self.low} and {self.high}")
+
+    @property
+    def deviation(self) -> float:
+        """Standard deviation of the noise in the middle of the range."""
+        return math.sqrt(self.floor + self.slope * max(0.0, (self.low + self.high) / 2 - self.dark))
+
+    def line(self) -> PoissonGaussian:
+        """Return the Poisson-Gaussian model."""
+        return PoissonGaussian(self.slope, self.floor, self.dark, self.recording)
+
+    def flow(self) -> RadialFlow:
+        """Return the flow that starts from it."""
+        return RadialFlow(self.line(), low=self.low, high=self.high, recording=self.recording, generator=self.generator)
+
+
+NOISES: dict[str, Callable[[Start], NoiseModel]] = {
+    "flow": Start.flow,
+    "poisson-gaussian": Start.line,
+    "gaussian": lambda start: Gaussian(start.deviation, start.recording),
+    "l2": lambda start: L2(start.deviation),
+    "l1": lambda start: L1(start.deviation),
+}
+"""Name, as in the settings, to constructor."""
+
+
+def make_noise(
+    name: str,
+    *,
+    slope: float,
+    floor: float,
+    dark: float,
+    low: float,
+    high: float,
+    recording: Recording | None,
+    generator: torch.Generator,
+) -> NoiseModel:
+    """Make a noise model by name, starting from the variance floor + slope · max(c - dark, 0).
+
+    The models of one deviation (gaussian, l2, l1) take that of the middle of the range, c = (low + high) / 2.
+
+    Args:
+        name: one of `NOISES`.
+        slope: variance per intensity, > 0.
+        floor: variance at the dark level, > 0.
+        dark: intensity without electrons.
+        low: smallest clean intensity to expect.
+        high: largest, > low.
+        recording: saturation and quantisation, or None; l2 and l1, being plain losses, ignore it.
+        generator: source of the initial values.
+
+    Returns:
+        the model, on the CPU.
+
+    Raises:
+        InputError: for an unknown name or values out of range.
+    """
+    if name not in NOISES:
+        raise InputError(f"unknown noise model '{name}', expected one of {', '.join(NOISES)}{nearest(name, NOISES)}")
+    return NOISES[name](Start(slope, floor, dark, low, high, recording, generator))

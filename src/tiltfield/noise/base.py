@@ -18,7 +18,8 @@ class Recording:
     Attributes:
         low: value at which dark pixels saturate, or None.
         high: value at which bright pixels saturate, or None.
-        quantum: spacing of the grey values if it is not small against the noise, else None.
+        quantum: spacing of the grey values if it is not small against the noise, else None. Grey values are counted
+            from `low`, else from `high`, else from 0; `low` and `high` lie a whole number of quanta apart.
     """
 
     low: float | None = None
@@ -27,7 +28,7 @@ class Recording:
 
 
 class NoiseModel(nn.Module):
-    """Distribution of observed = clean + n, where n is a monotone map of a standard normal ε, given the clean intensity.
+    """Distribution of observed = clean + n, with n a monotone map of a standard normal ε, given the clean intensity.
 
     Subclasses define the map's inverse, :meth:`to_normal`, and the map, :meth:`from_normal`. With z = to_normal(n):
 
@@ -108,7 +109,7 @@ class NoiseModel(nn.Module):
             observed = clean + self.from_normal(z, clean)
         rec = self.recording
         if rec.quantum is not None:
-            origin = rec.low if rec.low is not None else 0.0
+            origin = next(value for value in (rec.low, rec.high, 0.0) if value is not None)
             observed = origin + torch.round((observed - origin) / rec.quantum) * rec.quantum
         return observed.clamp(rec.low, rec.high) if (rec.low, rec.high) != (None, None) else observed
 

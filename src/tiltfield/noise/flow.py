@@ -1,20 +1,24 @@
 """A conditional normalizing flow of radial layers whose mean is zero by construction.
 
-Kniesel et al. (CVPR 2022) map observed - clean to a normal by one-dimensional radial layers (Rezende and Mohamed, 2015), half
-of them conditioned on the clean intensity. Nothing in that keeps E[n | c] at zero, so the flow may take signal
-from the field. Here noise = g(ε; c) - E[g(ε; c)], with the expectation by Gauss-Hermite quadrature, differentiable.
+Kniesel et al. (CVPR 2022) map observed - clean to a normal by one-dimensional radial layers (Rezende and Mohamed,
+2015), half of them conditioned on the clean intensity. Nothing in that keeps E[n | c] at zero, so the flow may take
+signal from the field. Here noise = σ(c)·(g(ε; c) - E[g(ε; c)]), with the expectation by quadrature, differentiable.
 """
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
-from tiltfield.noise.base import NoiseModel, Recording, gauss_hermite
+from tiltfield.noise.base import NoiseModel, Recording
 from tiltfield.noise.gaussian import PoissonGaussian
 
-_NODES = 33  # clean intensities at which conditioned quantities are computed; linear in between
-_QUADRATURE = 24
+_NODES = 129  # clean intensities at which conditioned quantities are computed; linear in between
+# Trapezoidal rule for E[g]: g is kinked at the centres of its layers, where Gauss-Hermite nodes lie too far apart.
+_REACH = 5.0
+_SPACING = 0.125
 
 
 def radial(n: Tensor, centre: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
@@ -57,17 +61,27 @@ def radial_inverse(y: Tensor, centre: Tensor, a: Tensor, b: Tensor) -> Tensor:
 class RadialFlow(NoiseModel):
     """Zero-mean noise: a scale σ(c), then radial layers, half of them conditioned on the clean intensity.
 
-    The scale starts as Poisson-Gaussian and every layer as the identity, so that the flow starts from the analytic model.
+    The scale starts as Poisson-Gaussian and every layer as the identity: the flow starts equal to the analytic model.
+    With σ in front, and the mean tabulated in its units, E[n | c] stays at zero between the nodes too.
     """
 
-    def __init__(self, scale: PoissonGaussian, *, low: float = 0.0, high: float = 1.0, n_layers: int = 8, width: int = 16,
-                 recording: Recording | None = None, generator: torch.Generator) -> None:
+    def __init__(
+        self,
+        scale: PoissonGaussian,
+        *,
+        low: float = 0.0,
+        high: float = 1.0,
+        n_layers: int = 8,
+        width: int = 16,
+        recording: Recording | None = None,
+        generator: torch.Generator,
+    ) -> None:
         """Start from a line of variance against intensity.
 
         Args:
             scale: starting model; becomes part of this one.
             low: clean intensities below are treated as `low` in the conditioning.
-            high: likewise above.
+            high: likewise above; > low.
             n_layers: radial layers, half free, half conditioned; even.
             width: hidden width of the conditioning MLP.
             recording: saturation and quantisation.
@@ -76,66 +90,70 @@ class RadialFlow(NoiseModel):
         super().__init__(recording)
         self.scale = scale
         self.low, self.high = low, high
-        half = n_layers // 2
-        spread = torch.linspace(-1.0, 1.0, half)
-        identity = torch.log(torch.expm1(torch.ones(())))  # softplus(b) = α = 1 gives β = 0
-        self.free = nn.Parameter(torch.stack([spread, torch.zeros(half), identity.expand(half)]))  # (3, half)
+        self.n_pairs = n = n_layers // 2
+        identity = math.log(math.expm1(1))  # softplus(b) = α = 1 gives β = 0
+        layers = torch.stack([torch.linspace(-1.0, 1.0, n), torch.zeros(n), torch.full((n,), identity)])
+        self.free = nn.Parameter(layers.clone())  # centre, a, b: (3, pairs)
         self.inner = nn.Linear(1, width)
-        self.outer = nn.Linear(width, 3 * half + 1)
+        self.outer = nn.Linear(width, 3 * n + 1)
         with torch.no_grad():
             self.inner.weight.copy_(torch.randn(width, 1, generator=generator) * 2)
             self.inner.bias.copy_(torch.randn(width, generator=generator))
-            self.outer.weight.mul_(0)
-            self.outer.bias.copy_(torch.cat([torch.stack([spread, torch.zeros(half), identity.expand(half)]).flatten(),
-                                             torch.zeros(1)]))
-        self.half = half
+            self.outer.weight.zero_()
+            self.outer.bias.copy_(torch.cat([layers.flatten(), torch.zeros(1)]))
 
     def _at_nodes(self) -> Tensor:
-        """Return log σ, layer parameters and mean at the nodes, shape (nodes, 3 half + 2)."""
+        """Return log of the change of σ, layer parameters and mean over σ at the nodes, shape (3 pairs + 2, nodes)."""
         like = self.free
-        nodes = torch.linspace(self.low, self.high, _NODES, dtype=like.dtype, device=like.device)
-        unit = (nodes - self.low) / (self.high - self.low) * 2 - 1
-        out = self.outer(torch.tanh(self.inner(unit[:, None])))
-        log_sigma = self.scale.log_deviation(nodes) + 0.5 * torch.tanh(out[:, -1])
-        table = torch.cat([log_sigma[:, None], out[:, :-1]], dim=1)
-        z, weight = gauss_hermite(_QUADRATURE, like.dtype, like.device)
-        raw = self._unflow(z[None], table.T[:, :, None])
-        return torch.cat([table, (raw * weight).sum(-1, keepdim=True)], dim=1)
+        unit = torch.linspace(-1.0, 1.0, _NODES, dtype=like.dtype, device=like.device)
+        out = self.outer(torch.tanh(self.inner(unit[:, None]))).T
+        z, weight = _standard_normal(like.dtype, like.device)
+        mean = self._unflow(z, out[:-1, :, None]) @ weight
+        return torch.cat([0.5 * torch.tanh(out[-1:]), out[:-1], mean[None]])
 
-    def _interpolate(self, clean: Tensor) -> Tensor:
-        """Return the conditioned quantities at clean intensities, shape (3 half + 2, ...)."""
-        table = self._at_nodes()
+    def _interpolate(self, clean: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return log σ (...), the conditioned layers (3 pairs, ...) and the mean over σ (...) at clean intensities."""
         position = ((clean - self.low) / (self.high - self.low) * (_NODES - 1)).clamp(0, _NODES - 1)
-        low = position.detach().floor().clamp_max(_NODES - 2).long()
-        weight = (position - low)[None]
-        columns = table.T
-        return columns[:, low] * (1 - weight) + columns[:, low + 1] * weight
+        node = position.detach().long().clamp(0, _NODES - 2)  # clamped once more for NaN, which has no integer
+        weight = (position - node)[None]
+        table = self._at_nodes()
+        q = table[:, node] * (1 - weight) + table[:, node + 1] * weight
+        return self.scale.log_deviation(clean) + q[0], q[1:-1], q[-1]
 
-    def _unflow(self, z: Tensor, table: Tensor) -> Tensor:
-        """Invert the layers and the scale; `table` has the conditioned quantities along its first axis."""
+    def _layer(self, layers: Tensor, index: int) -> Tensor:
+        """Return centre, a and b of one conditioned layer, shape (3, ...)."""
+        return layers[index :: self.n_pairs]
+
+    def _unflow(self, z: Tensor, layers: Tensor) -> Tensor:
+        """Return g, the inverse of all layers; `layers` has the conditioned parameters along its first axis."""
         value = z
-        for layer in reversed(range(self.half)):
-            centre, a, b = (table[1 + k * self.half + layer] for k in range(3))
-            value = radial_inverse(value, centre, a, b)
-        for layer in reversed(range(self.half)):
-            value = radial_inverse(value, *self.free[:, layer])
-        return value * torch.exp(table[0])
+        for index in reversed(range(self.n_pairs)):
+            value = radial_inverse(value, *self._layer(layers, index))
+        for index in reversed(range(self.n_pairs)):
+            value = radial_inverse(value, *self.free[:, index])
+        return value
 
     def to_normal(self, noise: Tensor, clean: Tensor) -> tuple[Tensor, Tensor]:
-        """Return z and log |dz/dn| after mean, scale, free and conditioned layers."""
-        q = self._interpolate(clean)
-        log_sigma, layers, mean = q[0], q[1:-1], q[-1]
-        value = (noise + mean) * torch.exp(-log_sigma)
+        """Return z and log |dz/dn| after scale, mean, free and conditioned layers."""
+        log_sigma, layers, mean = self._interpolate(clean)
+        value = noise * torch.exp(-log_sigma) + mean
         log_det = -log_sigma
-        for layer in range(self.half):
-            value, term = radial(value, *self.free[:, layer])
+        for index in range(self.n_pairs):
+            value, term = radial(value, *self.free[:, index])
             log_det = log_det + term
-        for layer in range(self.half):
-            value, term = radial(value, *(layers[k * self.half + layer] for k in range(3)))
+        for index in range(self.n_pairs):
+            value, term = radial(value, *self._layer(layers, index))
             log_det = log_det + term
         return value, log_det
 
     def from_normal(self, z: Tensor, clean: Tensor) -> Tensor:
-        """Return n = g(z; c) - E[g(ε; c)]."""
-        q = self._interpolate(clean)
-        return self._unflow(z, q[:-1]) - q[-1]
+        """Return n = σ(c)·(g(z; c) - E[g(ε; c)])."""
+        log_sigma, layers, mean = self._interpolate(clean)
+        return (self._unflow(z, layers) - mean) * torch.exp(log_sigma)
+
+
+def _standard_normal(dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return nodes and weights of the trapezoidal rule for expectations over a standard normal."""
+    half = round(_REACH / _SPACING)
+    z = torch.arange(-half, half + 1, dtype=dtype, device=device) * _SPACING
+    return z, torch.softmax(-0.5 * z.square(), dim=0)

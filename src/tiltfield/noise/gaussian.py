@@ -30,7 +30,7 @@ class Gaussian(NoiseModel):
     def to_normal(self, noise: Tensor, clean: Tensor) -> tuple[Tensor, Tensor]:
         """Return z = n / σ and -log σ."""
         log_sigma = self.log_deviation(clean)
-        return noise * torch.exp(-log_sigma), -log_sigma
+        return noise * torch.exp(-log_sigma), (-log_sigma).expand_as(noise)
 
     def from_normal(self, z: Tensor, clean: Tensor) -> Tensor:
         """Return n = σ z."""
@@ -38,7 +38,7 @@ class Gaussian(NoiseModel):
 
 
 class PoissonGaussian(Gaussian):
-    """n = sqrt(b + a·max(c - c₀, 0)) ε: readout noise b, and shot noise that grows with the counts (Foi et al., 2008)."""
+    """n = sqrt(b + a·max(c - c₀, 0)) ε: readout noise b, shot noise that grows with the counts (Foi et al., 2008)."""
 
     def __init__(self, slope: float, floor: float, dark: float = 0.0, recording: Recording | None = None) -> None:
         """Start from a line of variance against intensity.
@@ -62,13 +62,20 @@ class PoissonGaussian(Gaussian):
 class L2(NoiseModel):
     """The plain squared error, -(n/σ)²/2 with a fixed σ that only sets its scale; knows no saturation."""
 
+    sigma: Tensor
+
     def __init__(self, deviation: float) -> None:
+        """Fix the scale.
+
+        Args:
+            deviation: standard deviation, > 0.
+        """
         super().__init__()
         self.register_buffer("sigma", torch.tensor(float(deviation)))
 
     def to_normal(self, noise: Tensor, clean: Tensor) -> tuple[Tensor, Tensor]:
         """Return z = n / σ and -log σ."""
-        return noise / self.sigma, -torch.log(self.sigma)
+        return noise / self.sigma, -torch.log(self.sigma).expand_as(noise)
 
     def from_normal(self, z: Tensor, clean: Tensor) -> Tensor:
         """Return n = σ z."""
@@ -78,7 +85,14 @@ class L2(NoiseModel):
 class L1(NoiseModel):
     """The plain absolute error, a Laplace density of fixed scale; knows no saturation."""
 
+    scale: Tensor
+
     def __init__(self, deviation: float) -> None:
+        """Fix the scale.
+
+        Args:
+            deviation: standard deviation, > 0.
+        """
         super().__init__()
         self.register_buffer("scale", torch.tensor(float(deviation) / math.sqrt(2)))
 

@@ -1,0 +1,190 @@
+"""From line integrals to intensities: bright field and HAADF, and what the data themselves say of gain and offset."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from scipy.ndimage import uniform_filter
+from scipy.optimize import least_squares
+from torch import Tensor, nn
+
+from tiltfield.errors import InputError
+from tiltfield.series import TiltSeries
+
+ContrastMode = Literal["bf", "haadf"]
+
+_CENTRE = 0.3  # share of the columns around the tilt axis in which a slab fills the view at every tilt
+_TRANSMISSION_FLOOR = 0.05  # classical methods take the logarithm of noisy transmissions no lower than this
+
+
+@dataclass(frozen=True)
+class Levels:
+    """What the intensities of a series mean, in the units of its images.
+
+    Attributes:
+        low: darkest clean intensity, robustly.
+        high: brightest clean intensity.
+        offset: intensity without signal (bf: nothing transmitted; haadf: vacuum).
+        gain: bf: intensity of vacuum above the offset; haadf: intensity per unit depth.
+        depth: typical line integral through the specimen at zero tilt.
+    """
+
+    low: float
+    high: float
+    offset: float
+    gain: float
+    depth: float
+
+
+class Contrast(nn.Module):
+    """Intensity of a line integral: bf I = o + g·exp(-∫ρ dl), haadf I = o + g·∫ρ dl.
+
+    In bright field gain and offset are both refined with the field. In HAADF the gain is the unit of the density, a gauge, and fixed.
+    """
+
+    def __init__(self, mode: ContrastMode, offset: float, gain: float) -> None:
+        """Start from estimated levels.
+
+        Args:
+            mode: "bf" or "haadf".
+            offset: o, in the units of the images.
+            gain: g, likewise.
+        """
+        super().__init__()
+        self.mode = mode
+        self.offset = nn.Parameter(torch.tensor(float(offset)))
+        self.gain = nn.Parameter(torch.tensor(float(gain)), requires_grad=mode == "bf")
+
+    def forward(self, line_integrals: Tensor) -> Tensor:
+        """Return intensities of line integrals, any shape."""
+        signal = torch.exp(-line_integrals) if self.mode == "bf" else line_integrals
+        return self.offset + self.gain * signal
+
+    def groups(self, learning_rate: float) -> list[dict]:
+        """Return the optimiser's parameter groups."""
+        return [{"params": [p for p in self.parameters() if p.requires_grad], "lr": learning_rate}]
+
+
+def smooth(images: np.ndarray, width: int) -> np.ndarray:
+    """Return running means over `width` pixels of each image, to see clean intensities through the noise.
+
+    Args:
+        images: shape (tilt, row, col).
+        width: pixels, ≥ 1.
+    """
+    return uniform_filter(images.astype(np.float32), size=(3, width, width), mode="nearest")
+
+
+def decide_mode(series: TiltSeries) -> tuple[ContrastMode, str]:
+    """Tell bright field from HAADF by how the intensity changes with tilt.
+
+    Around the tilt axis a slab is 1/cos θ times as thick at tilt θ: bright field darkens, HAADF brightens. Where the
+    thickness does not change so (a needle), vacuum beside the specimen tells: it is the brightest in bright field and the darkest in HAADF.
+
+    Args:
+        series: the tilt series.
+
+    Returns:
+        the mode, and the reason in words.
+
+    Raises:
+        InputError: if neither tells; the message asks for ``--mode``.
+    """
+    slope, certainty = _slope_with_thickness(series)
+    if certainty > 6 and abs(slope) > 0.05:
+        mode: ContrastMode = "haadf" if slope > 0 else "bf"
+        verb = "brighten" if slope > 0 else "darken"
+        return mode, f"{mode}: images {verb} by {abs(slope):.0%} of their range as the path 1/cos θ doubles"
+    vacuum = _vacuum_contrast(series)
+    if abs(vacuum) > 0.25:
+        mode = "haadf" if vacuum > 0 else "bf"
+        return mode, f"{mode}: the specimen is {'brighter' if vacuum > 0 else 'darker'} than the vacuum beside it"
+    raise InputError(
+        f"{series.name}: cannot tell bright field from HAADF: the intensity changes by {slope:+.1%} of its range as the path "
+        "through a slab doubles, and no vacuum is seen beside the specimen; say which with --mode bf or --mode haadf"
+    )
+
+
+def _slope_with_thickness(series: TiltSeries) -> tuple[float, float]:
+    """Return the change of the central mean as 1/cos θ doubles, over the range of the images, and its t value."""
+    n = series.images.shape[2]
+    half = max(1, round(n * _CENTRE / 2))
+    mean = series.images[:, :, n // 2 - half : n // 2 + half].mean(axis=(1, 2), dtype=np.float64)
+    path = 1 / np.cos(np.deg2rad(series.angles_deg))
+    design = np.stack([path, np.ones_like(path)], axis=1)
+    fit, *_ = np.linalg.lstsq(design, mean, rcond=None)
+    scatter = np.sqrt(np.sum((mean - design @ fit) ** 2) / max(1, len(mean) - 2))
+    error = scatter / max(1e-12, np.sqrt(np.sum((path - path.mean()) ** 2)))
+    low, high = clean_range(series)
+    return float(fit[0] / (high - low)), float(abs(fit[0]) / max(error, 1e-12))
+
+
+def _vacuum_contrast(series: TiltSeries) -> float:
+    """Return (centre - sides) / range at the column profile, if both sides are alike and flat, else 0."""
+    profile = series.images.mean(axis=(0, 1), dtype=np.float64)
+    edge = max(1, len(profile) // 20)
+    sides = np.array([profile[:edge].mean(), profile[-edge:].mean()])
+    spread = profile.max() - profile.min()
+    middle = profile[len(profile) // 3 : -(len(profile) // 3)].mean()
+    if spread <= 0 or abs(sides[0] - sides[1]) > 0.25 * spread:
+        return 0.0
+    return float((middle - sides.mean()) / spread)
+
+
+def clean_range(series: TiltSeries) -> tuple[float, float]:
+    """Return the range of the clean intensities: the extremes of locally averaged images.
+
+    Args:
+        series: the tilt series.
+
+    Returns:
+        darkest and brightest level, in the units of the images.
+    """
+    width = max(1, min(5, min(series.images.shape[1:]) // 4))
+    means = smooth(series.images, width)
+    low, high = np.quantile(means, [0.001, 0.999])
+    if not high > low:
+        raise InputError(f"{series.name}: the images hold no contrast (all means are {low:g}); check the file")
+    return float(low), float(high)
+
+
+def estimate_levels(series: TiltSeries, mode: ContrastMode) -> Levels:
+    """Estimate gain, offset and depth from how the central mean follows o + g·exp(-τ/cos θ), or o + g·τ/cos θ.
+
+    In bright field the brightest level is taken for o + g, in HAADF the darkest for o. They start the fit, which refines them.
+
+    Args:
+        series: the tilt series.
+        mode: contrast.
+    """
+    low, high = clean_range(series)
+    n = series.images.shape[2]
+    half = max(1, round(n * _CENTRE / 2))
+    mean = series.images[:, :, n // 2 - half : n // 2 + half].mean(axis=(1, 2), dtype=np.float64)
+    unit = (mean - low) / (high - low)
+    path = 1 / np.cos(np.deg2rad(series.angles_deg))
+    if mode == "haadf":
+        depth = float(np.clip(np.median(unit / path), 0.05, 1.0))
+        return Levels(low, high, low, high - low, depth)
+    fit = least_squares(
+        lambda p: p[0] + (1 - p[0]) * np.exp(-p[1] * path) - unit, x0=[-0.02, 1.5], bounds=([-0.1, 0.1], [0.0, 5.0])
+    )
+    offset = low + float(fit.x[0]) * (high - low)
+    return Levels(low, high, offset, high - offset, float(fit.x[1]))
+
+
+def linearise(images: np.ndarray, mode: ContrastMode, levels: Levels) -> np.ndarray:
+    """Return line integrals, as the classical methods need them.
+
+    bf: -log of the transmission (I - o)/g, no lower than 0.05 lest the noise be blown up; haadf: (I - o)/g.
+
+    Args:
+        images: any shape, in the units of the series.
+        mode: contrast.
+        levels: gain and offset.
+    """
+    signal = (images - levels.offset) / levels.gain
+    return (-np.log(np.maximum(signal, _TRANSMISSION_FLOOR)) if mode == "bf" else signal).astype(np.float32)

@@ -1,0 +1,333 @@
+"""The one training loop: field, noise model and contrast fitted jointly to the slices of a series.
+
+One step takes a block of adjacent slices, evaluates the field on them, projects them at every tilt, turns line integrals
+into intensities, and descends on ``-mean log p(observed | clean) + w · TV(density)``. A few pixels are held out of the
+likelihood; they say when to stop and how strong to regularise.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tiltfield.contrast import Contrast
+from tiltfield.fields.base import Box, Field
+from tiltfield.geometry import centred
+from tiltfield.noise.base import NoiseModel
+from tiltfield.projector import SliceProjector
+from tiltfield.regularise import total_variation
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """What is fitted: images by slices, in units in which the clean intensities span about 0 to 1.
+
+    Attributes:
+        observed: shape (row, tilt, col).
+        used: bool, same shape: pixels in the loss.
+        held: bool, same shape: pixels held out, disjoint from `used`.
+        projector: from slices (n_z, n_x) to (tilt, col).
+        box: region of the field, pixels; its n_y is the number of rows.
+        scale: typical density, 1/pixel.
+    """
+
+    observed: Tensor
+    used: Tensor
+    held: Tensor
+    projector: SliceProjector
+    box: Box
+    scale: float
+
+    def rows(self, start: int, stop: int) -> Problem:
+        """Return the problem of a block of rows alone."""
+        part = slice(start, stop)
+        box = Box(self.box.n_z, stop - start, self.box.n_x)
+        return Problem(self.observed[part], self.used[part], self.held[part], self.projector, box, self.scale)
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How a fit proceeds.
+
+    Attributes:
+        passes: visits to every slice.
+        block: adjacent slices a step, ≥ 2.
+        tv_weight: w, weight of the total variation.
+        learning_rate: of the field (Adam), decaying as a cosine to 2 %.
+        noise_rate: of the noise model.
+        contrast_rate: of gain and offset.
+        jitter: random shift of the sampling grid, pixels.
+        seconds: if set, the schedule is compressed to end by then.
+        patience: share of the passes without a better held-out likelihood after which to stop.
+    """
+
+    passes: int
+    block: int
+    tv_weight: float
+    learning_rate: float
+    noise_rate: float = 2e-3
+    contrast_rate: float = 1e-3
+    jitter: float = 0.0
+    seconds: float | None = None
+    patience: float = 0.3
+
+    def steps(self, n_rows: int) -> int:
+        """Return the number of steps for a problem of `n_rows` rows."""
+        return self.passes * math.ceil(n_rows / self.block)
+
+
+class Outcome(Enum):
+    """How a fit ended, and what that means for the user."""
+
+    RUNNING = "the fit is not finished"
+    FINISHED = "the schedule was completed"
+    CONVERGED = "the held-out likelihood stopped improving"
+    INTERRUPTED = "the fit was interrupted; the best volume so far was kept"
+    DIVERGED = "the loss became infinite or NaN; the best volume so far was kept: try another --seed or --noise gaussian"
+
+
+@dataclass(eq=False)
+class FitState:
+    """Everything that changes during a fit: parameters, optimiser, random numbers, position, best so far."""
+
+    field: Field
+    noise: NoiseModel
+    contrast: Contrast
+    optimiser: torch.optim.Optimizer
+    generator: torch.Generator
+    step: int = 0
+    queue: list[int] = field(default_factory=list)
+    elapsed: float = 0.0
+    held_sum: float = 0.0
+    held_count: int = 0
+    best_held: float = math.inf
+    best_step: int = 0
+    best: dict[str, Any] = field(default_factory=dict)
+    curve: list[float] = field(default_factory=list)
+
+    @property
+    def modules(self) -> dict[str, torch.nn.Module]:
+        """Return what has parameters, by name."""
+        return {"field": self.field, "noise": self.noise, "contrast": self.contrast}
+
+    def keep_best(self) -> None:
+        """Remember the parameters of this moment."""
+        self.best = {name: copy.deepcopy(module.state_dict()) for name, module in self.modules.items()}
+
+    def restore_best(self) -> None:
+        """Go back to the best parameters, if any were kept."""
+        for name, values in self.best.items():
+            self.modules[name].load_state_dict(values)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return tensors and plain values that :meth:`load_state_dict` takes."""
+        plain = ("step", "queue", "elapsed", "held_sum", "held_count", "best_held", "best_step", "curve")
+        return {
+            **{name: module.state_dict() for name, module in self.modules.items()},
+            "optimiser": self.optimiser.state_dict(),
+            "generator": self.generator.get_state(),
+            "best": self.best,
+            **{name: copy.copy(getattr(self, name)) for name in plain},
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take the values of :meth:`state_dict`."""
+        for name, module in self.modules.items():
+            module.load_state_dict(state[name])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.generator.set_state(state["generator"])
+        for name in ("step", "queue", "elapsed", "held_sum", "held_count", "best_held", "best_step", "best", "curve"):
+            setattr(self, name, copy.deepcopy(state[name]))
+
+
+def start(density: Field, noise: NoiseModel, contrast: Contrast, schedule: Schedule, generator: torch.Generator) -> FitState:
+    """Return the state before the first step.
+
+    Args:
+        density: the field.
+        noise: the noise model.
+        contrast: gain and offset.
+        schedule: gives the learning rates.
+        generator: source of all randomness of the fit.
+    """
+    groups = [*density.groups(schedule.learning_rate), *noise.groups(schedule.noise_rate),
+              *contrast.groups(schedule.contrast_rate)]
+    for group in groups:
+        group["base"] = group["lr"]
+    return FitState(density, noise, contrast, torch.optim.Adam(groups, betas=(0.9, 0.99), eps=1e-15), generator)
+
+
+def step(problem: Problem, state: FitState, schedule: Schedule, done: float) -> dict[str, float]:
+    """Descend once, on the next block of slices.
+
+    Args:
+        problem: the data.
+        state: changed in place.
+        schedule: weights and rates.
+        done: share of the fit that is behind, 0 to 1.
+
+    Returns:
+        loss, negative log-likelihood (mean over pixels) and total variation of the block.
+    """
+    first = _next_block(state, problem.box.n_y, schedule.block)
+    rows = slice(first, min(first + schedule.block, problem.box.n_y))
+    shift = (torch.rand(3, generator=state.generator) - 0.5) * schedule.jitter
+    density = slices_of(state.field, problem.box, rows, shift)
+    clean = state.contrast(problem.projector(density))
+    log_prob = state.noise.log_prob(problem.observed[rows], clean)
+    used, held = problem.used[rows], problem.held[rows]
+    nll = -(log_prob * used).sum() / used.sum().clamp_min(1)
+    variation = total_variation(density, problem.scale)
+    loss = nll + schedule.tv_weight * variation
+    _descend(state, loss, _rate(done, state.step))
+    with torch.no_grad():
+        state.held_sum -= (log_prob * held).sum().item()
+        state.held_count += int(held.sum().item())
+    state.step += 1
+    return {"loss": loss.item(), "nll": nll.item(), "tv": variation.item()}
+
+
+def slices_of(density: Field, box: Box, rows: slice, shift: Tensor | None = None) -> Tensor:
+    """Return the field on the pixel grid of some rows, optionally shifted by (z, y, x) pixels.
+
+    Args:
+        density: the field.
+        box: region of the problem.
+        rows: which rows.
+        shift: shape (3,).
+
+    Returns:
+        shape (rows, n_z, n_x).
+    """
+    device = next(density.parameters()).device
+    z, y, x = (centred(n, device=device) for n in box.shape)
+    if shift is not None:
+        z, y, x = (axis + float(s) for axis, s in zip((z, y, x), shift, strict=True))
+    return density.slices(z, y[rows], x)
+
+
+def _next_block(state: FitState, n_rows: int, block: int) -> int:
+    """Return the first row of the next block; each pass tiles the rows at a random offset, in random order."""
+    block = min(block, n_rows)
+    if not state.queue:
+        offset = int(torch.randint(0, block, (1,), generator=state.generator)) if n_rows > block else 0
+        starts = [max(0, min(n_rows - block, k * block - offset)) for k in range(math.ceil((n_rows + offset) / block))]
+        order = torch.randperm(len(starts), generator=state.generator)
+        state.queue = [starts[i] for i in order.tolist()]
+    return state.queue.pop()
+
+
+def _rate(done: float, step: int) -> float:
+    """Return the factor on the learning rates: 20 steps of warm-up, then a cosine from 1 to 0.02."""
+    return min(1.0, (step + 1) / 20) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1.0, done))))
+
+
+def _descend(state: FitState, loss: Tensor, factor: float) -> None:
+    for group in state.optimiser.param_groups:
+        group["lr"] = group["base"] * factor
+    state.optimiser.zero_grad(set_to_none=True)
+    loss.backward()
+    state.optimiser.step()
+
+
+Watcher = Callable[[FitState, float, dict[str, float]], None]
+
+
+def fit(problem: Problem, state: FitState, schedule: Schedule, watch: Watcher | None = None) -> Outcome:
+    """Run the schedule from wherever the state stands, and leave the best parameters in it.
+
+    Best is the pass with the lowest held-out negative log-likelihood. Ctrl-C ends the fit early with what there is.
+
+    Args:
+        problem: the data.
+        state: changed in place.
+        schedule: how to proceed.
+        watch: called after every step with the state, the share done, and the step's figures.
+
+    Returns:
+        how it ended.
+    """
+    outcome = Outcome.FINISHED
+    total = schedule.steps(problem.box.n_y)
+    clock = time.perf_counter() - state.elapsed
+    try:
+        while (done := _done(state, schedule, total)) < 1:
+            figures = step(problem, state, schedule, done)
+            state.elapsed = time.perf_counter() - clock
+            if not math.isfinite(figures["loss"]):
+                outcome = Outcome.DIVERGED
+                break
+            if not state.queue:
+                _close_pass(state)
+                if _stalled(state, schedule):
+                    outcome = Outcome.CONVERGED
+                    break
+            if watch is not None:
+                watch(state, _done(state, schedule, total), figures)
+    except KeyboardInterrupt:
+        outcome = Outcome.INTERRUPTED
+    if outcome is not Outcome.INTERRUPTED or state.best:
+        state.restore_best()
+    return outcome
+
+
+def _done(state: FitState, schedule: Schedule, total: int) -> float:
+    done = state.step / total
+    return done if schedule.seconds is None else max(done, state.elapsed / schedule.seconds)
+
+
+def _close_pass(state: FitState) -> None:
+    """Judge the pass that ends here by its held-out pixels."""
+    held = state.held_sum / max(1, state.held_count)
+    state.held_sum, state.held_count = 0.0, 0
+    state.curve.append(held)
+    if held < state.best_held:
+        state.best_held, state.best_step = held, state.step
+        state.keep_best()
+
+
+def _stalled(state: FitState, schedule: Schedule) -> bool:
+    passes = len(state.curve)
+    since = passes - 1 - min(range(passes), key=state.curve.__getitem__)
+    return passes > schedule.passes // 2 and since > max(5, schedule.patience * schedule.passes)
+
+
+def render(problem: Problem, density: Field, contrast: Contrast, block: int) -> Tensor:
+    """Return the clean images of a field, shape (row, tilt, col), in the units of the problem.
+
+    Args:
+        problem: geometry.
+        density: the field.
+        contrast: gain and offset.
+        block: slices at a time.
+    """
+    with torch.no_grad():
+        parts = [
+            contrast(problem.projector(slices_of(density, problem.box, slice(i, i + block))))
+            for i in range(0, problem.box.n_y, block)
+        ]
+    return torch.cat(parts)
+
+
+def held_out(problem: Problem, state: FitState, block: int) -> dict[str, float]:
+    """Return the mean negative log-likelihood and the root mean squared error of the held-out pixels.
+
+    Args:
+        problem: the data.
+        state: the fit.
+        block: slices at a time.
+    """
+    clean = render(problem, state.field, state.contrast, block)
+    held = problem.held
+    with torch.no_grad():
+        nll = -state.noise.log_prob(problem.observed[held], clean[held]).mean()
+        error = (problem.observed[held] - clean[held]).square().mean().sqrt()
+    return {"nll": float(nll), "rmse": float(error)}

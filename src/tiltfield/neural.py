@@ -1,0 +1,430 @@
+"""The neural reconstruction: from a series to a fitted field.
+
+Everything the user is not asked for is found first: gain and offset, the extent of the specimen, and the noise, by a
+coarse fit of binned images; the weight of the total variation, by fits of a block of slices. Then the whole is fitted.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.ndimage import label
+
+from tiltfield.config import ReconstructConfig
+from tiltfield.contrast import Contrast, ContrastMode, estimate_levels
+from tiltfield.fields import make_field
+from tiltfield.fields.base import Box
+from tiltfield.fit import FitState, Outcome, Problem, Schedule, Watcher, fit, held_out, render, slices_of, start
+from tiltfield.geometry import SliceGeometry, side_padding
+from tiltfield.noise import make_noise
+from tiltfield.noise.base import Recording
+from tiltfield.noise.estimate import estimate_noise, find_recording
+from tiltfield.observe import Observer
+from tiltfield.projector import SliceProjector
+from tiltfield.regularise import choose_weight
+from tiltfield.series import TiltSeries
+
+HELD_OUT = 0.05  # share of the pixels kept out of the loss
+COARSE_COLUMNS = 32  # the coarse fit bins images to about this many columns
+STRENGTHS = tuple(0.24 * 0.6**k for k in range(9))  # tried weights of the total variation, times the noise deviation
+PASSES = {"draft": 15, "standard": 45, "fine": 150}
+RATES = {"hashgrid": 7e-3, "mlp": 5e-4, "voxels": 0.1}
+EMPTY = 0.1  # a layer of the coarse fit is vacuum if it is no denser than this, from the emptiest (0) to the densest (1)
+MARGIN = 0.05  # share of the field of view added above and below the layers that are not vacuum
+BESIDE = 0.25  # share of the specimen's mean density above which the specimen goes on beyond the field of view
+MEAN = 0.5
+TRIAL_ROWS = 16
+TRIAL_PASSES = 30
+TRIAL_SHARE = 0.03  # of a limited run's time, for each weight tried
+TIME_SHARE = 0.95  # of a limited run's time, by the end of the fit; the rest is for writing
+FIRST_CHECKPOINT_SECONDS = 2.0
+CHECKPOINT_SECONDS = 20.0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What was found out about a series before the fit; plain values, kept in checkpoints.
+
+    Attributes:
+        mode: contrast.
+        low: intensity that becomes 0 in the fit's units.
+        high: intensity that becomes 1.
+        offset: o, in the fit's units.
+        gain: g, in the fit's units.
+        n_z: extent of the specimen along z, pixels.
+        padding: columns added on each side.
+        scale: typical density, 1/pixel.
+        slope: variance of the noise per intensity.
+        floor: variance of the noise at the dark level.
+        dark: intensity without electrons.
+        saturated_low: whether dark pixels saturate.
+        saturated_high: whether bright pixels saturate.
+        quantum: spacing of grey values, or None where small against the noise.
+        tv_weight: weight of the total variation; 0 until chosen.
+    """
+
+    mode: ContrastMode
+    low: float
+    high: float
+    offset: float
+    gain: float
+    n_z: int
+    padding: int
+    scale: float
+    slope: float
+    floor: float
+    dark: float
+    saturated_low: float | None
+    saturated_high: float | None
+    quantum: float | None
+    tv_weight: float = 0.0
+
+    @property
+    def recording(self) -> Recording:
+        """Return how the detector wrote the intensities down."""
+        return Recording(self.saturated_low, self.saturated_high, self.quantum)
+
+    @property
+    def deviation(self) -> float:
+        """Return the typical standard deviation of the noise."""
+        return math.sqrt(self.floor + self.slope * max(0.0, 0.5 - self.dark))
+
+
+@dataclass(frozen=True, eq=False)
+class Solution:
+    """A fit and what it was a fit of.
+
+    Attributes:
+        plan: what was found before.
+        problem: the data.
+        state: the fitted parameters.
+        schedule: how the fit proceeded.
+        outcome: how it ended.
+    """
+
+    plan: Plan
+    problem: Problem
+    state: FitState
+    schedule: Schedule
+    outcome: Outcome
+
+
+def first_plan(series: TiltSeries, mode: ContrastMode) -> Plan:
+    """Return what the images alone tell: levels, noise and recording; the specimen is taken as thick as the field is wide.
+
+    Args:
+        series: the tilt series.
+        mode: contrast.
+    """
+    levels = estimate_levels(series, mode)
+    span = levels.high - levels.low
+    line = estimate_noise((series.images - levels.low) / span)
+    recording = find_recording(series, line, levels.low, levels.high)
+    n_z = series.images.shape[2]
+    return Plan(
+        mode=mode, low=levels.low, high=levels.high,
+        offset=(levels.offset - levels.low) / span, gain=levels.gain / span,
+        n_z=n_z, padding=0, scale=2 * levels.depth / n_z,
+        slope=line.slope, floor=line.floor, dark=line.dark,
+        saturated_low=recording.low, saturated_high=recording.high, quantum=recording.quantum,
+    )
+
+
+def make_problem(series: TiltSeries, plan: Plan, seed: int, device: torch.device, *, mask_sides: bool) -> Problem:
+    """Return the series as slices, with its held-out pixels and its projector.
+
+    Args:
+        series: the tilt series.
+        plan: extents and levels.
+        seed: of the held-out pixels.
+        device: where to compute.
+        mask_sides: leave out rays that leave the box through its sides.
+    """
+    n_tilts, n_y, n_u = series.images.shape
+    observed = torch.from_numpy((series.images - plan.low) / (plan.high - plan.low)).permute(1, 0, 2).contiguous()
+    generator = torch.Generator().manual_seed(seed)
+    held = torch.rand(observed.shape, generator=generator) < HELD_OUT
+    valid = torch.ones_like(held)
+    if series.valid is not None:
+        valid = torch.from_numpy(np.ascontiguousarray(series.valid.transpose(1, 0, 2)))
+    n_x = n_u + 2 * plan.padding
+    if mask_sides:
+        valid = valid & torch.from_numpy(inside_box(series.angles_deg, n_u, n_x, plan.n_z))
+    geometry = SliceGeometry.from_degrees(plan.n_z, n_x, n_u, series.angles_deg)
+    projector = SliceProjector(geometry, device=device)
+    return Problem(
+        observed.to(device), (valid & ~held).to(device), (valid & held).to(device), projector,
+        Box(plan.n_z, n_y, n_x), plan.scale,
+    )
+
+
+def inside_box(angles_deg: np.ndarray, n_u: int, n_x: int, n_z: int) -> np.ndarray:
+    """Return which rays stay between the sides of the box all the way through the slab.
+
+    A ray at column u is at x = (u - z sin θ)/cos θ; within |z| ≤ n_z/2 it stays inside |x| ≤ n_x/2 if
+    |u| ≤ (n_x/2) cos θ - (n_z/2) |sin θ|.
+
+    Args:
+        angles_deg: tilts, degrees, shape (tilt,).
+        n_u: detector columns.
+        n_x: width of the box, pixels.
+        n_z: thickness of the slab, pixels.
+
+    Returns:
+        bool, shape (tilt, n_u).
+    """
+    theta = np.deg2rad(angles_deg)[:, None]
+    u = np.arange(n_u)[None] - (n_u - 1) / 2
+    return np.abs(u) <= n_x / 2 * np.cos(theta) - n_z / 2 * np.abs(np.sin(theta)) + 0.5
+
+
+def coarse_fit(series: TiltSeries, plan: Plan, config: ReconstructConfig, device: torch.device) -> Plan:
+    """Return the plan with gain, offset, extents and typical density from a fit of binned images.
+
+    The box is as thick as the field of view is wide and wide enough for every ray, so that the fit itself shows where the
+    specimen is: in z, and beyond the field of view.
+
+    Args:
+        series: the tilt series.
+        plan: what the images alone told.
+        config: thickness, if the user gave it.
+        device: where to compute.
+    """
+    bin_by = max(1, math.ceil(series.images.shape[2] / COARSE_COLUMNS))
+    gentle = np.abs(series.angles_deg) <= 60
+    binned = series.select(np.flatnonzero(gentle)) if gentle.sum() >= 5 else series
+    binned = binned.binned(min(bin_by, series.images.shape[1]))
+    n_u = binned.images.shape[2]
+    steepest = math.radians(float(np.max(np.abs(binned.angles_deg))))
+    room = math.ceil(n_u / 2 * (1 / math.cos(steepest) - 1)) + side_padding(n_u, binned.angles_deg)
+    small = replace(plan, n_z=n_u, padding=room, scale=plan.scale * bin_by, slope=plan.slope / bin_by**2,
+                    floor=plan.floor / bin_by**2, saturated_low=None, saturated_high=None, quantum=None)
+    problem = make_problem(binned, small, config.seed, device, mask_sides=False)
+    schedule = Schedule(passes=150, block=min(8, problem.box.n_y), tv_weight=0.1 / small.deviation, learning_rate=0.3)
+    state = new_state(problem, small, schedule, "voxels", "gaussian", config.seed, device)
+    fit(problem, state, schedule)
+    with torch.no_grad():
+        density = slices_of(state.field, problem.box, slice(0, problem.box.n_y)).cpu().numpy()
+    extents = _extents(density, series, config, room, bin_by)
+    view = density[:, :, room : room + n_u]
+    profile = view.mean(axis=(0, 2))
+    scale = float(profile.max()) / bin_by
+    return replace(plan, offset=state.contrast.offset.item(), gain=state.contrast.gain.item(), scale=max(scale, 1e-6),
+                   **extents)
+
+
+def _extents(density: np.ndarray, series: TiltSeries, config: ReconstructConfig, room: int, bin_by: int) -> dict[str, int]:
+    """Return n_z and padding, in pixels, from a coarse density (y, z, x) with `room` columns on each side."""
+    n_u = series.images.shape[2]
+    view = density[:, :, room : density.shape[2] - room]
+    profile = view.mean(axis=(0, 2))
+    z = np.abs(np.arange(len(profile)) - (len(profile) - 1) / 2)
+    if config.thickness == "auto":
+        level = profile.min() + EMPTY * (profile.max() - profile.min())
+        # The ends of the box gather what no layer explains: only the layers around the densest one count.
+        solid = np.flatnonzero(label(profile > level)[0] == label(profile > level)[0][profile.argmax()])
+        thickness = 2 * ((z[solid].max() + 0.5) * bin_by + MARGIN * n_u)
+    else:
+        thickness = float(config.thickness) / (series.pixel_size_nm or 1.0)
+    n_z = int(np.clip(2 * round((thickness - n_u % 2) / 2) + n_u % 2, min(4 + n_u % 2, n_u), n_u))
+    near = max(1, side_padding(n_z / bin_by, series.angles_deg))
+    inside = z <= n_z / bin_by / 2
+    beside = np.concatenate([density[:, inside, room - min(near, room) : room], density[:, inside, -room : -room + near or None]], axis=2)
+    full = beside.mean() > BESIDE * view[:, inside].mean()
+    return {"n_z": n_z, "padding": side_padding(n_z, series.angles_deg) if full else 0}
+
+
+def new_state(problem: Problem, plan: Plan, schedule: Schedule, field: str, noise: str, seed: int,
+              device: torch.device) -> FitState:
+    """Return a fresh fit.
+
+    Args:
+        problem: gives the box and the typical density.
+        plan: levels and noise to start from.
+        schedule: gives the learning rates.
+        field: name of the field.
+        noise: name of the noise model.
+        seed: of the initial values and of all randomness of the fit.
+        device: where to compute.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    density = make_field(field, problem.box, scale=problem.scale, mean=MEAN, generator=generator).to(device)
+    model = make_noise(noise, slope=plan.slope, floor=plan.floor, dark=plan.dark, low=-0.1, high=1.1,
+                       recording=plan.recording, generator=generator).to(device)
+    return start(density, model, Contrast(plan.mode, plan.offset, plan.gain).to(device), schedule, generator)
+
+
+def block_size(problem: Problem) -> int:
+    """Return how many slices a step takes: about 50,000 points, at least two slices, at most 16."""
+    return min(problem.box.n_y, max(2, min(16, round(50_000 / (problem.box.n_z * problem.box.n_x)))))
+
+
+def schedule_for(problem: Problem, config: ReconstructConfig, tv_weight: float, seconds: float | None = None) -> Schedule:
+    """Return the schedule of a preset.
+
+    Args:
+        problem: gives the block size.
+        config: preset and field.
+        tv_weight: weight of the total variation.
+        seconds: time the fit may take, if limited.
+    """
+    return Schedule(passes=PASSES[config.preset], block=block_size(problem), tv_weight=tv_weight,
+                    learning_rate=RATES[config.field], seconds=seconds)
+
+
+def select_weight(problem: Problem, plan: Plan, config: ReconstructConfig, device: torch.device, observer: Observer) -> float:
+    """Choose the weight of the total variation by the held-out pixels of a block of slices.
+
+    Slices share nothing but the noise model, so a block stands for the whole. The weights go from strong to weak, each fit
+    starting from the one before.
+
+    Args:
+        problem: the whole.
+        plan: levels and noise to start from.
+        config: field, noise model, seed, time limit.
+        device: where to compute.
+        observer: told each weight and its score.
+
+    Returns:
+        the weight.
+    """
+    rows = min(TRIAL_ROWS, problem.box.n_y)
+    first = (problem.box.n_y - rows) // 2
+    block = problem.rows(first, first + rows)
+    weights = [strength / plan.deviation for strength in STRENGTHS]
+    limit = None if config.max_time is None else TRIAL_SHARE * config.max_time
+    state = new_state(block, plan, schedule_for(block, config, weights[0]), config.field, config.noise, config.seed, device)
+
+    def score(weight: float) -> float:
+        nonlocal state
+        schedule = replace(schedule_for(block, config, weight, limit), passes=TRIAL_PASSES, patience=2.0)
+        state = start(state.field, state.noise, state.contrast, schedule, state.generator)
+        fit(block, state, schedule)
+        value = held_out(block, state, schedule.block)["nll"]
+        observer.record({"stage": "weight", "tv_weight": weight, "heldout_nll": value})
+        observer.progress("regulariser weight", (weights.index(weight) + 1) / len(weights), None, {"held-out": value})
+        return value
+
+    weight, scores = choose_weight(score, weights)
+    observer.say(f"total variation weight {weight:.3g}, chosen by held-out pixels among {len(scores)} "
+                 f"from {max(scores):.3g} to {min(scores):.3g}")
+    return weight
+
+
+def solve(series: TiltSeries, config: ReconstructConfig, mode: ContrastMode, device: torch.device, observer: Observer,
+          resume: Mapping[str, Any] | None) -> Solution:
+    """Fit a field to a series.
+
+    Args:
+        series: the tilt series.
+        config: settings.
+        mode: contrast.
+        device: where to compute.
+        observer: told of everything.
+        resume: a checkpoint of an earlier run, or None.
+    """
+    began = time.perf_counter()
+    plan = Plan(**resume["plan"]) if resume else find_plan(series, config, mode, device, observer)
+    problem = make_problem(series, plan, config.seed, device, mask_sides=plan.padding > 0)
+    if not resume:
+        weight = config.tv_weight if config.tv_weight is not None else select_weight(problem, plan, config, device, observer)
+        plan = replace(plan, tv_weight=weight)
+    spent = time.perf_counter() - began
+    seconds = None if config.max_time is None else max(0.5, TIME_SHARE * config.max_time - spent)
+    schedule = schedule_for(problem, config, plan.tv_weight, seconds)
+    state = new_state(problem, plan, schedule, config.field, config.noise, config.seed, device)
+    if resume:
+        state.load_state_dict(resume["fit"])
+    outcome = fit(problem, state, schedule, _watcher(problem, plan, schedule, observer))
+    return Solution(plan, problem, state, schedule, outcome)
+
+
+def find_plan(series: TiltSeries, config: ReconstructConfig, mode: ContrastMode, device: torch.device,
+              observer: Observer) -> Plan:
+    """Return what is found out before the fit, but for the weight, and say it."""
+    plan = coarse_fit(series, first_plan(series, mode), config, device)
+    pixel = series.pixel_size_nm
+    size = f"{plan.n_z} pixels" + (f" ({plan.n_z * pixel:.4g} nm)" if pixel else "")
+    how = "found from a coarse fit" if config.thickness == "auto" else "as given"
+    observer.say(f"thickness {size}, {how}")
+    if plan.padding:
+        observer.say(f"the specimen goes on beyond the field of view: fitting {plan.padding} more columns on each side")
+    ends = [name for name, value in (("dark", plan.saturated_low), ("bright", plan.saturated_high)) if value is not None]
+    if ends:
+        observer.say(f"{' and '.join(ends)} pixels saturate: they count by their probability mass")
+    return plan
+
+
+def _watcher(problem: Problem, plan: Plan, schedule: Schedule, observer: Observer) -> Watcher:
+    """Return what reports and checkpoints while the fit runs."""
+    saved = time.perf_counter() - CHECKPOINT_SECONDS + FIRST_CHECKPOINT_SECONDS
+
+    def watch(state: FitState, done: float, figures: dict[str, float]) -> None:
+        nonlocal saved
+        left = state.elapsed * (1 - done) / max(done, 1e-9)
+        shown = {"held-out": state.curve[-1]} if state.curve else {}
+        observer.progress("fit", done, left, shown)
+        if not state.queue:
+            observer.record({"stage": "fit", "step": state.step, "seconds": state.elapsed, "heldout_nll": state.curve[-1],
+                             "offset": state.contrast.offset.item(), "gain": state.contrast.gain.item(), **figures})
+        if time.perf_counter() - saved > CHECKPOINT_SECONDS:
+            observer.checkpoint(checkpoint_of(plan, state))
+            saved = time.perf_counter()
+
+    return watch
+
+
+def checkpoint_of(plan: Plan, state: FitState) -> dict[str, Any]:
+    """Return tensors and plain values from which :func:`solve` goes on."""
+    return {"plan": asdict(plan), "fit": state.state_dict()}
+
+
+def volume_of(solution: Solution) -> np.ndarray:
+    """Return the fitted density over the field of view, 1/pixel, float32, shape (z, y, x)."""
+    problem, state, plan = solution.problem, solution.state, solution.plan
+    n_z, n_y, n_x = problem.box.shape
+    volume = np.empty((n_z, n_y, n_x - 2 * plan.padding), np.float32)
+    step = solution.schedule.block
+    with torch.no_grad():
+        for first in range(0, n_y, step):
+            part = slices_of(state.field, problem.box, slice(first, first + step))
+            volume[:, first : first + step] = part[:, :, plan.padding : n_x - plan.padding].permute(1, 0, 2).cpu().numpy()
+    return volume
+
+
+def rendered_of(solution: Solution) -> np.ndarray:
+    """Return the clean images of the fitted field in the units of the data, float32, shape (tilt, row, col)."""
+    plan = solution.plan
+    unit = render(solution.problem, solution.state.field, solution.state.contrast, solution.schedule.block)
+    return (unit.permute(1, 0, 2).cpu().numpy() * (plan.high - plan.low) + plan.low).astype(np.float32)
+
+
+def metrics_of(solution: Solution) -> dict[str, Any]:
+    """Return the figures of the fit, JSON-ready, intensities in the units of the data."""
+    plan, state = solution.plan, solution.state
+    span = plan.high - plan.low
+    held = held_out(solution.problem, state, solution.schedule.block)
+    nodes = torch.linspace(0, 1, 5, device=state.contrast.offset.device)
+    return {
+        "outcome": solution.outcome.name.lower(),
+        "tv_weight": plan.tv_weight,
+        "steps": state.step,
+        "heldout_nll": held["nll"],
+        "heldout_rmse": held["rmse"] * span,
+        "noise": {
+            "intensity": [v.item() * span + plan.low for v in nodes],
+            "deviation": [v.item() * span for v in state.noise.deviation(nodes)],
+            "saturated": [plan.saturated_low is not None, plan.saturated_high is not None],
+            "quantised": plan.quantum is not None,
+        },
+        "gain": state.contrast.gain.item() * span,
+        "offset": state.contrast.offset.item() * span + plan.low,
+        "thickness_pixels": plan.n_z,
+        "padding_pixels": plan.padding,
+    }

@@ -1,0 +1,106 @@
+"""First guesses of the noise from the images themselves: a line of variance against intensity, saturation, quantisation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.ndimage import convolve, uniform_filter
+
+from tiltfield.noise.base import Recording
+from tiltfield.series import TiltSeries
+
+_BINS = 24
+_SMALL_QUANTUM = 0.2  # grey-value steps below this share of the noise deviation may be treated as continuous
+
+
+@dataclass(frozen=True)
+class NoiseLine:
+    """Variance of the noise, floor + slope · max(intensity - dark, 0).
+
+    Attributes:
+        slope: variance per intensity, > 0.
+        floor: variance at the dark level, > 0.
+        dark: intensity without electrons.
+    """
+
+    slope: float
+    floor: float
+    dark: float
+
+    def deviation(self, intensity: float) -> float:
+        """Return the standard deviation at a clean intensity."""
+        return float(np.sqrt(self.floor + self.slope * max(0.0, intensity - self.dark)))
+
+
+def estimate_noise(images: np.ndarray) -> NoiseLine:
+    """Return the line through the variance of neighbour differences against the local mean.
+
+    The residual of a pixel against the mean of its four neighbours has 5/4 of the noise variance where the clean image is
+    locally linear. Medians over bins of the local mean keep structure and outliers from counting.
+
+    Args:
+        images: intensities scaled to about 0 to 1, shape (tilt, row, col).
+    """
+    kernel = np.array([[[0, -0.25, 0], [-0.25, 1, -0.25], [0, -0.25, 0]]], np.float32)
+    square = convolve(images, kernel, mode="nearest") ** 2 / 1.25
+    square = uniform_filter(square, size=(1, 5, 5), mode="nearest")
+    mean = uniform_filter(images, size=(3, 5, 5), mode="nearest")
+    edges = np.quantile(mean, np.linspace(0, 1, _BINS + 1))
+    index = np.clip(np.searchsorted(edges, mean.ravel(), side="right") - 1, 0, _BINS - 1)
+    flat_mean, flat_square = mean.ravel(), square.ravel()
+    points = [
+        (float(flat_mean[index == k].mean()), float(np.median(flat_square[index == k])))
+        for k in range(_BINS)
+        if np.any(index == k)
+    ]
+    x, v = np.array(points).T
+    slope, level = np.polyfit(x, v, 1)
+    typical = max(float(np.median(v)), 1e-8)
+    slope = max(float(slope), 0.02 * typical)
+    dark = float(min(0.0, x.min()))
+    floor = float(max(level + slope * dark, 0.05 * typical))
+    return NoiseLine(slope, floor, dark)
+
+
+def find_recording(series: TiltSeries, line: NoiseLine, low: float, high: float) -> Recording:
+    """Return saturation values and grey-value spacing, in units where `low` is 0 and `high` is 1.
+
+    A series saturates at its extreme value if far more pixels have exactly that value than the one next to it.
+
+    Args:
+        series: the tilt series.
+        line: its noise, to judge the spacing by.
+        low: intensity that becomes 0.
+        high: intensity that becomes 1.
+    """
+    span = high - low
+    images = series.images if series.valid is None else series.images[series.valid]
+    values, counts = _ends(images)
+    bottom = (float(values[0]) - low) / span if counts[0] > 20 + 2 * counts[1] else None
+    top = (float(values[1]) - low) / span if counts[2] > 20 + 2 * counts[3] else None
+    quantum = None if series.quantum is None else float(series.quantum) / span
+    if quantum is not None and quantum < _SMALL_QUANTUM * line.deviation(0.5):
+        quantum = None
+    return Recording(bottom, top, quantum)
+
+
+def _ends(images: np.ndarray) -> tuple[tuple[float, float], tuple[int, int, int, int]]:
+    """Return smallest and largest value, and how many pixels have the smallest, its neighbour, the largest, its neighbour.
+
+    The neighbour is the most common value within 2 % of the range.
+    """
+    low, high = float(images.min()), float(images.max())
+    near = 0.02 * (high - low)
+
+    def most_common(part: np.ndarray) -> int:
+        return int(np.unique(part, return_counts=True)[1].max()) if part.size else 0
+
+    below = images[(images > low) & (images < low + near)]
+    above = images[(images < high) & (images > high - near)]
+    return (low, high), (
+        int((images == low).sum()),
+        most_common(below),
+        int((images == high).sum()),
+        most_common(above),
+    )

@@ -1,0 +1,73 @@
+"""Total variation of a density, and the choice of its weight by held-out pixels."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+SHARPNESS = 0.005  # Charbonnier's ε, in units of the typical density: small, so that edges stay sharp
+EDGE = 0.3  # gradients well above this count by their logarithm, so that strong edges are not flattened
+
+
+def total_variation(slices: Tensor, scale: float, *, sharpness: float = SHARPNESS, edge: float = EDGE) -> Tensor:
+    """Return the mean concave 3D total variation κ·log(1 + g/κ), g = sqrt(|∇ρ/s|² + ε²) - ε.
+
+    For g ≪ κ this is the total variation of Rudin et al. (1992) in Charbonnier's form; large gradients cost only their
+    logarithm, as in reweighted total variation (Candès et al., 2008), which keeps the contrast of edges.
+
+    Args:
+        slices: density of adjacent slices, shape (y, z, x), at least 2 along each axis.
+        scale: s, typical density, > 0.
+        sharpness: ε, > 0.
+        edge: κ, > 0; infinity gives the plain total variation.
+
+    Returns:
+        scalar ≥ 0, mean over the voxels that have a neighbour on each axis.
+    """
+    r = slices / scale
+    inner = r[:-1, :-1, :-1]
+    square = (r[1:, :-1, :-1] - inner).square()
+    square = square + (r[:-1, 1:, :-1] - inner).square() + (r[:-1, :-1, 1:] - inner).square()
+    gradient = torch.sqrt(square + sharpness**2) - sharpness
+    return (gradient if math.isinf(edge) else edge * torch.log1p(gradient / edge)).mean()
+
+
+def choose_weight(score: Callable[[float], float], weights: Sequence[float]) -> tuple[float, dict[float, float]]:
+    """Return the weight with the lowest score, going from strong to weak and stopping after two rises.
+
+    The minimum is refined by the parabola through it and its neighbours, over the logarithm of the weight.
+
+    Args:
+        score: held-out negative log-likelihood of a fit with this weight; called in the order given, so that each fit may
+            start from the one before.
+        weights: candidates, falling.
+
+    Returns:
+        the chosen weight and all the scores.
+    """
+    scores: dict[float, float] = {}
+    for weight in weights:
+        scores[weight] = score(weight)
+        if len(scores) >= 3 and _rising(scores):
+            break
+    return _parabola(scores), scores
+
+
+def _rising(scores: dict[float, float]) -> bool:
+    a, b, c = list(scores.values())[-3:]
+    return a < b < c
+
+
+def _parabola(scores: dict[float, float]) -> float:
+    weights, values = list(scores), list(scores.values())
+    best = min(range(len(values)), key=values.__getitem__)
+    if not 0 < best < len(values) - 1:
+        return weights[best]
+    left, middle, right = (math.log(w) for w in weights[best - 1 : best + 2])
+    a, b, c = values[best - 1 : best + 2]
+    top = (middle - left) ** 2 * (b - c) - (middle - right) ** 2 * (b - a)
+    bottom = (middle - left) * (b - c) - (middle - right) * (b - a)
+    return math.exp(middle - 0.5 * top / bottom) if bottom != 0 else weights[best]

@@ -1,0 +1,33 @@
+"""What every method returns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from tiltfield.config import ReconstructConfig
+from tiltfield.series import Volume
+
+
+@dataclass(frozen=True, eq=False)
+class Reconstruction:
+    """What a method made of a tilt series.
+
+    Attributes:
+        volume: the density, per pixel of path, over the field of view; along z as thick as the specimen was found to be.
+        rendered: its images, float32, shape (tilt, row, col), in the units of the data.
+        metrics: figures of the run, JSON-ready.
+        config: every setting, resolved.
+        state: what a resumed run needs (neural only), loads with ``weights_only=True``.
+        interrupted: True if the run was stopped early and this is the best volume so far.
+    """
+
+    volume: Volume
+    rendered: np.ndarray
+    metrics: Mapping[str, Any]
+    config: ReconstructConfig
+    state: Mapping[str, Any] | None = None
+    interrupted: bool = False
