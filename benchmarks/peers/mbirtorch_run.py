@@ -132,7 +132,9 @@ def make_model(series: Series, grid: Grid, parameters: Parameters) -> Any:
 
     # On a CPU, compiling takes one to two minutes per shape and saves nothing after that.
     compile_mode = "auto" if torch.cuda.is_available() else "off"
-    model = mbirtorch.ParallelBeamModel(series.sinogram.shape, np.deg2rad(-series.angles_deg), compile_mode=compile_mode)
+    model = mbirtorch.ParallelBeamModel(
+        series.sinogram.shape, np.deg2rad(-series.angles_deg), compile_mode=compile_mode
+    )
     model.set_params(recon_shape=(grid.n_z, grid.n_x, series.sinogram.shape[1]), no_warning=True)
     model.set_params(**{**DEFAULTS, **{k: v for k, v in parameters.items() if k not in RECON_KEYS}})
     return model

@@ -81,8 +81,14 @@ def wbp(projector: SliceProjector, sinograms: Tensor, window: str = "hann") -> T
     return projector.adjoint(filtered)
 
 
-def sirt(projector: SliceProjector, sinograms: Tensor, iterations: int, *, used: Tensor | None = None,
-         watch: Callable[[int], None] | None = None) -> Tensor:
+def sirt(
+    projector: SliceProjector,
+    sinograms: Tensor,
+    iterations: int,
+    *,
+    used: Tensor | None = None,
+    watch: Callable[[int], None] | None = None,
+) -> Tensor:
     """Return the result of SIRT with positivity, ρ ← max(0, ρ + C Aᵀ R (p - A ρ)) (Gilbert, 1972; Gregor and Benson, 2008).
 
     R and C hold the inverse row and column sums of A.

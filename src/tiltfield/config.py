@@ -44,8 +44,10 @@ class _Config(BaseModel):
         try:
             return cls(**values)
         except ValidationError as error:
-            lines = [f"{source}: {e['loc'][0] if e['loc'] else 'settings'}: {e['msg']}, got {e['input']!r}"
-                     for e in error.errors()]
+            lines = [
+                f"{source}: {e['loc'][0] if e['loc'] else 'settings'}: {e['msg']}, got {e['input']!r}"
+                for e in error.errors()
+            ]
             raise InputError("\n".join(dict.fromkeys(lines))) from None
 
     @classmethod
@@ -92,7 +94,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
 class ReconstructConfig(_Config):
     """Settings of `tiltfield reconstruct`."""
 
-    angles: Path | None = Field(None, description="file of tilt angles in degrees, one a line (.rawtlt, .tlt) or an .mdoc")
+    angles: Path | None = Field(
+        None, description="file of tilt angles in degrees, one a line (.rawtlt, .tlt) or an .mdoc"
+    )
     tilt_axis: str = Field("y", description="tilt axis in the image: y (vertical), x (horizontal), or degrees from y")
     mode: Mode = Field("auto", description="contrast: bright field, HAADF, or told from the data")
     pixel_size_nm: float | None = Field(None, gt=0, description="pixel size in nm; overrides the file's")
@@ -104,7 +108,9 @@ class ReconstructConfig(_Config):
     preset: Preset = Field("standard", description="how long to fit")
     max_time: float | None = Field(None, gt=0, description="seconds the whole run may take")
     thickness: str = Field("auto", description="extent of the specimen along the beam in nm, or auto")
-    tv_weight: float | None = Field(None, ge=0, description="weight of the total variation; chosen from the data if not given")
+    tv_weight: float | None = Field(
+        None, ge=0, description="weight of the total variation; chosen from the data if not given"
+    )
 
     sirt_iterations: int = Field(30, ge=1, description="iterations of SIRT")
     wbp_filter: Literal["hann", "ram-lak"] = Field("hann", description="window of the WBP ramp filter")
@@ -134,7 +140,9 @@ class SimulateConfig(_Config):
     tilts: str = Field("-50:50:1.5", description="first:last:step, degrees; the last is included when it is hit")
     mode: Literal["bf", "haadf"] = Field("bf", description="contrast")
     snr: float = Field(0.7, gt=0, description="variance of the untilted clean image over that of its noise")
-    noise: Literal["poisson-gaussian", "gaussian", "none"] = Field("poisson-gaussian", description="noise put on the images")
+    noise: Literal["poisson-gaussian", "gaussian", "none"] = Field(
+        "poisson-gaussian", description="noise put on the images"
+    )
     clip: bool = Field(False, description="clip the noisy images to the range of the clean ones")
     wide: bool = Field(False, description="let the slab go on beyond the field of view on both sides")
     pixel_size_nm: float = Field(1.0, gt=0, description="pixel size written to the files, nm")

@@ -29,8 +29,7 @@ def evaluate(volume: Volume, truth: Volume, inside: Volume | np.ndarray | None =
     Kniesel et al., CVPR 2022 (measures on min-max scaled volumes).
     """
     mask = None if inside is None else _mask(inside, truth)
-    _check_shape(volume, truth)
-    a, b = volume.data, truth.data
+    a, b = _same_box(volume, truth), truth.data
     figures: dict[str, float | str] = {
         "psnr_affine_db": psnr_affine(a, b),
         "psnr_minmax_db": psnr_minmax(a, b),
@@ -51,12 +50,17 @@ def _resolutions(a: np.ndarray, b: np.ndarray, voxel_size_nm: float | None) -> d
     return found | {"fsc_unit": "nm" if voxel_size_nm else "voxels"}
 
 
-def _check_shape(volume: Volume, truth: Volume) -> None:
-    if volume.data.shape != truth.data.shape:
+def _same_box(volume: Volume, truth: Volume) -> np.ndarray:
+    """Return the volume padded with vacuum, or cropped, along z alone, to the truth's box; both are centred."""
+    extra = truth.data.shape[0] - volume.data.shape[0]
+    if volume.data.shape[1:] != truth.data.shape[1:] or extra % 2:
         raise InputError(
-            f"the volume has shape {volume.data.shape} (z, y, x), the truth {truth.data.shape}: "
-            "reconstruct at the truth's size, or crop or bin one of them"
+            f"the volume has shape {volume.data.shape} (z, y, x), the truth {truth.data.shape}: expected equal y and x, and "
+            "z that differs by an even number (both are centred); reconstruct at the truth's size, or crop or bin one of them"
         )
+    if extra < 0:
+        return volume.data[-extra // 2 : extra // 2]
+    return np.pad(volume.data, ((extra // 2, extra // 2), (0, 0), (0, 0)))
 
 
 def _mask(inside: Volume | np.ndarray, truth: Volume) -> np.ndarray:

@@ -91,7 +91,9 @@ class Outcome(Enum):
     FINISHED = "the schedule was completed"
     CONVERGED = "the held-out likelihood stopped improving"
     INTERRUPTED = "the fit was interrupted; the best volume so far was kept"
-    DIVERGED = "the loss became infinite or NaN; the best volume so far was kept: try another --seed or --noise gaussian"
+    DIVERGED = (
+        "the loss became infinite or NaN; the best volume so far was kept: try another --seed or --noise gaussian"
+    )
 
 
 @dataclass(eq=False)
@@ -148,7 +150,9 @@ class FitState:
             setattr(self, name, copy.deepcopy(state[name]))
 
 
-def start(density: Field, noise: NoiseModel, contrast: Contrast, schedule: Schedule, generator: torch.Generator) -> FitState:
+def start(
+    density: Field, noise: NoiseModel, contrast: Contrast, schedule: Schedule, generator: torch.Generator
+) -> FitState:
     """Return the state before the first step.
 
     Args:
@@ -158,8 +162,11 @@ def start(density: Field, noise: NoiseModel, contrast: Contrast, schedule: Sched
         schedule: gives the learning rates.
         generator: source of all randomness of the fit.
     """
-    groups = [*density.groups(schedule.learning_rate), *noise.groups(schedule.noise_rate),
-              *contrast.groups(schedule.contrast_rate)]
+    groups = [
+        *density.groups(schedule.learning_rate),
+        *noise.groups(schedule.noise_rate),
+        *contrast.groups(schedule.contrast_rate),
+    ]
     for group in groups:
         group["base"] = group["lr"]
     return FitState(density, noise, contrast, torch.optim.Adam(groups, betas=(0.9, 0.99), eps=1e-15), generator)

@@ -35,7 +35,9 @@ COARSE_COLUMNS = 32  # the coarse fit bins images to about this many columns
 STRENGTHS = tuple(0.24 * 0.6**k for k in range(9))  # tried weights of the total variation, times the noise deviation
 PASSES = {"draft": 15, "standard": 45, "fine": 150}
 RATES = {"hashgrid": 7e-3, "mlp": 5e-4, "voxels": 0.1}
-EMPTY = 0.1  # a layer of the coarse fit is vacuum if it is no denser than this, from the emptiest (0) to the densest (1)
+EMPTY = (
+    0.1  # a layer of the coarse fit is vacuum if it is no denser than this, from the emptiest (0) to the densest (1)
+)
 MARGIN = 0.05  # share of the field of view added above and below the layers that are not vacuum
 BESIDE = 0.25  # share of the specimen's mean density above which the specimen goes on beyond the field of view
 MEAN = 0.5
@@ -128,11 +130,20 @@ def first_plan(series: TiltSeries, mode: ContrastMode) -> Plan:
     recording = find_recording(series, line, levels.low, levels.high)
     n_z = series.images.shape[2]
     return Plan(
-        mode=mode, low=levels.low, high=levels.high,
-        offset=(levels.offset - levels.low) / span, gain=levels.gain / span,
-        n_z=n_z, padding=0, scale=2 * levels.depth / n_z,
-        slope=line.slope, floor=line.floor, dark=line.dark,
-        saturated_low=recording.low, saturated_high=recording.high, quantum=recording.quantum,
+        mode=mode,
+        low=levels.low,
+        high=levels.high,
+        offset=(levels.offset - levels.low) / span,
+        gain=levels.gain / span,
+        n_z=n_z,
+        padding=0,
+        scale=2 * levels.depth / n_z,
+        slope=line.slope,
+        floor=line.floor,
+        dark=line.dark,
+        saturated_low=recording.low,
+        saturated_high=recording.high,
+        quantum=recording.quantum,
     )
 
 
@@ -146,7 +157,7 @@ def make_problem(series: TiltSeries, plan: Plan, seed: int, device: torch.device
         device: where to compute.
         mask_sides: leave out rays that leave the box through its sides.
     """
-    n_tilts, n_y, n_u = series.images.shape
+    n_y, n_u = series.images.shape[1:]
     observed = torch.from_numpy((series.images - plan.low) / (plan.high - plan.low)).permute(1, 0, 2).contiguous()
     generator = torch.Generator().manual_seed(seed)
     held = torch.rand(observed.shape, generator=generator) < HELD_OUT
@@ -159,8 +170,12 @@ def make_problem(series: TiltSeries, plan: Plan, seed: int, device: torch.device
     geometry = SliceGeometry.from_degrees(plan.n_z, n_x, n_u, series.angles_deg)
     projector = SliceProjector(geometry, device=device)
     return Problem(
-        observed.to(device), (valid & ~held).to(device), (valid & held).to(device), projector,
-        Box(plan.n_z, n_y, n_x), plan.scale,
+        observed.to(device),
+        (valid & ~held).to(device),
+        (valid & held).to(device),
+        projector,
+        Box(plan.n_z, n_y, n_x),
+        plan.scale,
     )
 
 
@@ -203,23 +218,40 @@ def coarse_fit(series: TiltSeries, plan: Plan, config: ReconstructConfig, device
     n_u = binned.images.shape[2]
     steepest = math.radians(float(np.max(np.abs(binned.angles_deg))))
     room = math.ceil(n_u / 2 * (1 / math.cos(steepest) - 1)) + side_padding(n_u, binned.angles_deg)
-    small = replace(plan, n_z=n_u, padding=room, scale=plan.scale * bin_by, slope=plan.slope / bin_by**2,
-                    floor=plan.floor / bin_by**2, saturated_low=None, saturated_high=None, quantum=None)
+    small = replace(
+        plan,
+        n_z=n_u,
+        padding=room,
+        scale=plan.scale * bin_by,
+        slope=plan.slope / bin_by**2,
+        floor=plan.floor / bin_by**2,
+        saturated_low=None,
+        saturated_high=None,
+        quantum=None,
+    )
     problem = make_problem(binned, small, config.seed, device, mask_sides=False)
     schedule = Schedule(passes=150, block=min(8, problem.box.n_y), tv_weight=0.1 / small.deviation, learning_rate=0.3)
     state = new_state(problem, small, schedule, "voxels", "gaussian", config.seed, device)
     fit(problem, state, schedule)
     with torch.no_grad():
         density = slices_of(state.field, problem.box, slice(0, problem.box.n_y)).cpu().numpy()
-    extents = _extents(density, series, config, room, bin_by)
+    n_z, padding = _extents(density, series, config, room, bin_by)
     view = density[:, :, room : room + n_u]
     profile = view.mean(axis=(0, 2))
     scale = float(profile.max()) / bin_by
-    return replace(plan, offset=state.contrast.offset.item(), gain=state.contrast.gain.item(), scale=max(scale, 1e-6),
-                   **extents)
+    return replace(
+        plan,
+        offset=state.contrast.offset.item(),
+        gain=state.contrast.gain.item(),
+        scale=max(scale, 1e-6),
+        n_z=n_z,
+        padding=padding,
+    )
 
 
-def _extents(density: np.ndarray, series: TiltSeries, config: ReconstructConfig, room: int, bin_by: int) -> dict[str, int]:
+def _extents(
+    density: np.ndarray, series: TiltSeries, config: ReconstructConfig, room: int, bin_by: int
+) -> dict[str, int]:
     """Return n_z and padding, in pixels, from a coarse density (y, z, x) with `room` columns on each side."""
     n_u = series.images.shape[2]
     view = density[:, :, room : density.shape[2] - room]
@@ -235,13 +267,16 @@ def _extents(density: np.ndarray, series: TiltSeries, config: ReconstructConfig,
     n_z = int(np.clip(2 * round((thickness - n_u % 2) / 2) + n_u % 2, min(4 + n_u % 2, n_u), n_u))
     near = max(1, side_padding(n_z / bin_by, series.angles_deg))
     inside = z <= n_z / bin_by / 2
-    beside = np.concatenate([density[:, inside, room - min(near, room) : room], density[:, inside, -room : -room + near or None]], axis=2)
+    beside = np.concatenate(
+        [density[:, inside, room - min(near, room) : room], density[:, inside, -room : -room + near or None]], axis=2
+    )
     full = beside.mean() > BESIDE * view[:, inside].mean()
-    return {"n_z": n_z, "padding": side_padding(n_z, series.angles_deg) if full else 0}
+    return n_z, side_padding(n_z, series.angles_deg) if full else 0
 
 
-def new_state(problem: Problem, plan: Plan, schedule: Schedule, field: str, noise: str, seed: int,
-              device: torch.device) -> FitState:
+def new_state(
+    problem: Problem, plan: Plan, schedule: Schedule, field: str, noise: str, seed: int, device: torch.device
+) -> FitState:
     """Return a fresh fit.
 
     Args:
@@ -255,8 +290,16 @@ def new_state(problem: Problem, plan: Plan, schedule: Schedule, field: str, nois
     """
     generator = torch.Generator().manual_seed(seed)
     density = make_field(field, problem.box, scale=problem.scale, mean=MEAN, generator=generator).to(device)
-    model = make_noise(noise, slope=plan.slope, floor=plan.floor, dark=plan.dark, low=-0.1, high=1.1,
-                       recording=plan.recording, generator=generator).to(device)
+    model = make_noise(
+        noise,
+        slope=plan.slope,
+        floor=plan.floor,
+        dark=plan.dark,
+        low=-0.1,
+        high=1.1,
+        recording=plan.recording,
+        generator=generator,
+    ).to(device)
     return start(density, model, Contrast(plan.mode, plan.offset, plan.gain).to(device), schedule, generator)
 
 
@@ -265,7 +308,9 @@ def block_size(problem: Problem) -> int:
     return min(problem.box.n_y, max(2, min(16, round(50_000 / (problem.box.n_z * problem.box.n_x)))))
 
 
-def schedule_for(problem: Problem, config: ReconstructConfig, tv_weight: float, seconds: float | None = None) -> Schedule:
+def schedule_for(
+    problem: Problem, config: ReconstructConfig, tv_weight: float, seconds: float | None = None
+) -> Schedule:
     """Return the schedule of a preset.
 
     Args:
@@ -274,11 +319,18 @@ def schedule_for(problem: Problem, config: ReconstructConfig, tv_weight: float, 
         tv_weight: weight of the total variation.
         seconds: time the fit may take, if limited.
     """
-    return Schedule(passes=PASSES[config.preset], block=block_size(problem), tv_weight=tv_weight,
-                    learning_rate=RATES[config.field], seconds=seconds)
+    return Schedule(
+        passes=PASSES[config.preset],
+        block=block_size(problem),
+        tv_weight=tv_weight,
+        learning_rate=RATES[config.field],
+        seconds=seconds,
+    )
 
 
-def select_weight(problem: Problem, plan: Plan, config: ReconstructConfig, device: torch.device, observer: Observer) -> float:
+def select_weight(
+    problem: Problem, plan: Plan, config: ReconstructConfig, device: torch.device, observer: Observer
+) -> float:
     """Choose the weight of the total variation by the held-out pixels of a block of slices.
 
     Slices share nothing but the noise model, so a block stands for the whole. The weights go from strong to weak, each fit
@@ -299,7 +351,9 @@ def select_weight(problem: Problem, plan: Plan, config: ReconstructConfig, devic
     block = problem.rows(first, first + rows)
     weights = [strength / plan.deviation for strength in STRENGTHS]
     limit = None if config.max_time is None else TRIAL_SHARE * config.max_time
-    state = new_state(block, plan, schedule_for(block, config, weights[0]), config.field, config.noise, config.seed, device)
+    # A flow goes on learning from one trial to the next, which would count in favour of the later ones.
+    noise = "poisson-gaussian" if config.noise == "flow" else config.noise
+    state = new_state(block, plan, schedule_for(block, config, weights[0]), config.field, noise, config.seed, device)
 
     def score(weight: float) -> float:
         nonlocal state
@@ -312,13 +366,21 @@ def select_weight(problem: Problem, plan: Plan, config: ReconstructConfig, devic
         return value
 
     weight, scores = choose_weight(score, weights)
-    observer.say(f"total variation weight {weight:.3g}, chosen by held-out pixels among {len(scores)} "
-                 f"from {max(scores):.3g} to {min(scores):.3g}")
+    observer.say(
+        f"total variation weight {weight:.3g}, chosen by held-out pixels among {len(scores)} "
+        f"from {max(scores):.3g} to {min(scores):.3g}"
+    )
     return weight
 
 
-def solve(series: TiltSeries, config: ReconstructConfig, mode: ContrastMode, device: torch.device, observer: Observer,
-          resume: Mapping[str, Any] | None) -> Solution:
+def solve(
+    series: TiltSeries,
+    config: ReconstructConfig,
+    mode: ContrastMode,
+    device: torch.device,
+    observer: Observer,
+    resume: Mapping[str, Any] | None,
+) -> Solution:
     """Fit a field to a series.
 
     Args:
@@ -333,7 +395,9 @@ def solve(series: TiltSeries, config: ReconstructConfig, mode: ContrastMode, dev
     plan = Plan(**resume["plan"]) if resume else find_plan(series, config, mode, device, observer)
     problem = make_problem(series, plan, config.seed, device, mask_sides=plan.padding > 0)
     if not resume:
-        weight = config.tv_weight if config.tv_weight is not None else select_weight(problem, plan, config, device, observer)
+        weight = (
+            config.tv_weight if config.tv_weight is not None else select_weight(problem, plan, config, device, observer)
+        )
         plan = replace(plan, tv_weight=weight)
     spent = time.perf_counter() - began
     seconds = None if config.max_time is None else max(0.5, TIME_SHARE * config.max_time - spent)
@@ -345,8 +409,9 @@ def solve(series: TiltSeries, config: ReconstructConfig, mode: ContrastMode, dev
     return Solution(plan, problem, state, schedule, outcome)
 
 
-def find_plan(series: TiltSeries, config: ReconstructConfig, mode: ContrastMode, device: torch.device,
-              observer: Observer) -> Plan:
+def find_plan(
+    series: TiltSeries, config: ReconstructConfig, mode: ContrastMode, device: torch.device, observer: Observer
+) -> Plan:
     """Return what is found out before the fit, but for the weight, and say it."""
     plan = coarse_fit(series, first_plan(series, mode), config, device)
     pixel = series.pixel_size_nm
@@ -355,7 +420,9 @@ def find_plan(series: TiltSeries, config: ReconstructConfig, mode: ContrastMode,
     observer.say(f"thickness {size}, {how}")
     if plan.padding:
         observer.say(f"the specimen goes on beyond the field of view: fitting {plan.padding} more columns on each side")
-    ends = [name for name, value in (("dark", plan.saturated_low), ("bright", plan.saturated_high)) if value is not None]
+    ends = [
+        name for name, value in (("dark", plan.saturated_low), ("bright", plan.saturated_high)) if value is not None
+    ]
     if ends:
         observer.say(f"{' and '.join(ends)} pixels saturate: they count by their probability mass")
     return plan
@@ -371,8 +438,17 @@ def _watcher(problem: Problem, plan: Plan, schedule: Schedule, observer: Observe
         shown = {"held-out": state.curve[-1]} if state.curve else {}
         observer.progress("fit", done, left, shown)
         if not state.queue:
-            observer.record({"stage": "fit", "step": state.step, "seconds": state.elapsed, "heldout_nll": state.curve[-1],
-                             "offset": state.contrast.offset.item(), "gain": state.contrast.gain.item(), **figures})
+            observer.record(
+                {
+                    "stage": "fit",
+                    "step": state.step,
+                    "seconds": state.elapsed,
+                    "heldout_nll": state.curve[-1],
+                    "offset": state.contrast.offset.item(),
+                    "gain": state.contrast.gain.item(),
+                    **figures,
+                }
+            )
         if time.perf_counter() - saved > CHECKPOINT_SECONDS:
             observer.checkpoint(checkpoint_of(plan, state))
             saved = time.perf_counter()
@@ -394,7 +470,9 @@ def volume_of(solution: Solution) -> np.ndarray:
     with torch.no_grad():
         for first in range(0, n_y, step):
             part = slices_of(state.field, problem.box, slice(first, first + step))
-            volume[:, first : first + step] = part[:, :, plan.padding : n_x - plan.padding].permute(1, 0, 2).cpu().numpy()
+            volume[:, first : first + step] = (
+                part[:, :, plan.padding : n_x - plan.padding].permute(1, 0, 2).cpu().numpy()
+            )
     return volume
 
 

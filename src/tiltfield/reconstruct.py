@@ -144,7 +144,9 @@ def reconstruct(
         "mode": mode,
         "seconds": time.perf_counter() - began,
         "peak_memory_bytes": peak_memory(),
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads",
+        "device": torch.cuda.get_device_name(device)
+        if device.type == "cuda"
+        else f"cpu, {torch.get_num_threads()} threads",
         **figures,
     }
     return Reconstruction(Volume(volume, series.pixel_size_nm), rendered, metrics, resolved, state, interrupted)
@@ -165,7 +167,9 @@ def pick_device(name: str) -> torch.device:
         InputError: if "cuda" is asked for and there is none.
     """
     if name == "cuda" and not torch.cuda.is_available():
-        raise InputError("--device cuda was asked for, but torch sees no CUDA GPU: use --device cpu, or install torch with CUDA")
+        raise InputError(
+            "--device cuda was asked for, but torch sees no CUDA GPU: use --device cpu, or install torch with CUDA"
+        )
     return torch.device("cuda" if name == "cuda" or (name == "auto" and torch.cuda.is_available()) else "cpu")
 
 
@@ -186,8 +190,14 @@ def _mode(series: TiltSeries, config: ReconstructConfig, observer: Observer) -> 
 Parts = tuple[np.ndarray, np.ndarray, dict[str, Any], dict[str, Any] | None, bool]
 
 
-def _neural(series: TiltSeries, config: ReconstructConfig, mode: ContrastMode, device: torch.device, observer: Observer,
-            resume: Mapping[str, Any] | None) -> Parts:
+def _neural(
+    series: TiltSeries,
+    config: ReconstructConfig,
+    mode: ContrastMode,
+    device: torch.device,
+    observer: Observer,
+    resume: Mapping[str, Any] | None,
+) -> Parts:
     solution = neural.solve(series, config, mode, device, observer, resume)
     if solution.outcome is not Outcome.FINISHED:
         observer.say(solution.outcome.value)
@@ -196,8 +206,14 @@ def _neural(series: TiltSeries, config: ReconstructConfig, mode: ContrastMode, d
     return neural.volume_of(solution), neural.rendered_of(solution), neural.metrics_of(solution), state, interrupted
 
 
-def _classical(series: TiltSeries, config: ReconstructConfig, mode: ContrastMode, device: torch.device, observer: Observer,
-               resume: Mapping[str, Any] | None) -> Parts:
+def _classical(
+    series: TiltSeries,
+    config: ReconstructConfig,
+    mode: ContrastMode,
+    device: torch.device,
+    observer: Observer,
+    resume: Mapping[str, Any] | None,
+) -> Parts:
     n_tilts, n_y, n_u = series.images.shape
     n_z = n_u
     if config.thickness != "auto" and series.pixel_size_nm is not None:

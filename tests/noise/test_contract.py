@@ -1,0 +1,288 @@
+"""What every noise model in the registry promises, for every way of recording that it knows."""
+
+import math
+from typing import get_args
+
+import pytest
+import torch
+
+from tiltfield.config import NoiseName
+from tiltfield.errors import InputError
+from tiltfield.noise import NOISES, make_noise
+from tiltfield.noise.base import Recording
+
+F64 = torch.float64
+QUANTUM = 1 / 64
+RECORDINGS = {
+    "plain": Recording(),
+    "saturated": Recording(low=0.0, high=1.0),
+    "quantised": Recording(quantum=QUANTUM),
+    "both": Recording(low=0.0, high=1.0, quantum=QUANTUM),
+}
+# The flow tabulates at 129 intensities from 0 to 1: on its nodes, between them, and beyond.
+ON = [0.0, 0.125, 0.5, 1.0]
+BETWEEN = [0.0137, 0.0999, 0.3711, 0.8242]
+BEYOND = [-0.07, 1.08]
+
+
+def make(name, recording, *, slope=0.05, floor=4e-4, low=0.0, high=1.0, bend=0.3):
+    """A model, the flow bent away from its start, in float64."""
+    generator = torch.Generator().manual_seed(0)
+    model = make_noise(
+        name, slope=slope, floor=floor, dark=0.1, low=low, high=high, recording=recording, generator=generator
+    )
+    if name == "flow":
+        with torch.no_grad():
+            for parameter in (model.free, model.outer.weight, model.outer.bias):
+                parameter.add_(bend * torch.randn(parameter.shape, generator=generator))
+    return model.double()
+
+
+CASES = [
+    pytest.param(name, recording, id=f"{name}-{label}")
+    for name in NOISES
+    for label, recording in RECORDINGS.items()
+    if make(name, recording).recording == recording  # l2 and l1 ignore the recording
+]
+every_case = pytest.mark.parametrize(("name", "recording"), CASES)
+every_model = pytest.mark.parametrize("name", NOISES)
+
+
+def tensor(values):
+    return torch.as_tensor(values, dtype=F64)
+
+
+def law(model, clean, n=200_000):
+    """Where the observations can lie, as upper ends of cells, and the probability of each cell, by log_prob alone."""
+    rec, c = model.recording, tensor(clean)
+    ends = model.from_normal(tensor([-9.0, 9.0]), c.expand(2)) + c
+    first, last = (rec.low, rec.high) if rec.low is not None else ends.tolist()
+    if rec.quantum is not None:
+        origin = rec.low or 0.0
+        grey = torch.arange(math.floor((first - origin) / rec.quantum), math.ceil((last - origin) / rec.quantum) + 1)
+        grey = origin + grey * rec.quantum
+        return grey + rec.quantum / 2, model.log_prob(grey, c.expand_as(grey)).exp()
+    step = (last - first) / n
+    upper = first + step * torch.arange(1, n + 1, dtype=F64)
+    mass = model.log_prob(upper - step / 2, c.expand(n)).exp() * step
+    if rec.low is None:
+        return upper, mass
+    ends = tensor([rec.low, rec.high])
+    atoms = model.log_prob(ends, c.expand(2)).exp()
+    upper[-1] -= 1e-12  # the last cell ends short of the atom
+    return torch.cat([ends[:1], upper, ends[1:]]), torch.cat([atoms[:1], mass, atoms[1:]])
+
+
+@every_case
+@pytest.mark.parametrize("clean", [0.0, 0.3711, 0.97, 1.08])
+def test_probability_sums_to_one(name, recording, clean):
+    with torch.no_grad():
+        _, mass = law(make(name, recording), clean)
+    assert mass.min() >= 0
+    assert mass.sum().item() == pytest.approx(1, abs=1e-5)
+
+
+@every_case
+@pytest.mark.parametrize("clean", [0.0, 0.3711, 0.97])
+def test_samples_follow_the_density(name, recording, clean):
+    model, n = make(name, recording), 20_000
+    with torch.no_grad():
+        upper, mass = law(model, clean)
+        drawn = model.sample(tensor(clean).expand(n), torch.Generator().manual_seed(5))
+    if recording.low is not None:
+        assert drawn.min() >= recording.low
+        assert drawn.max() <= recording.high
+    if recording.quantum is not None:
+        steps = drawn / recording.quantum
+        torch.testing.assert_close(steps, steps.round())
+    share = torch.searchsorted(drawn.sort().values, upper, right=True) / n
+    assert (share - mass.cumsum(0)).abs().max() < 1.95 / math.sqrt(n)  # Kolmogorov and Smirnov, 1 in 1000
+
+
+def test_the_check_of_samples_sees_a_violation():
+    model, other, n = make("gaussian", None), make("poisson-gaussian", None), 20_000
+    with torch.no_grad():
+        upper, mass = law(model, 0.3711)
+        drawn = other.sample(tensor(0.3711).expand(n), torch.Generator().manual_seed(5))
+    share = torch.searchsorted(drawn.sort().values, upper, right=True) / n
+    assert (share - mass.cumsum(0)).abs().max() > 1.95 / math.sqrt(n)
+
+
+def moments(model, clean):
+    """Mean and deviation of the noise, by a fine rule over the standard normal."""
+    z = torch.linspace(-9, 9, 9001, dtype=F64)
+    weight = torch.softmax(-0.5 * z.square(), dim=0)
+    with torch.no_grad():
+        noise = model.from_normal(z.expand(len(clean), -1), clean[:, None].expand(-1, len(z)))
+    mean = noise @ weight
+    return mean, ((noise - mean[:, None]).square() @ weight).sqrt()
+
+
+@every_model
+@pytest.mark.parametrize("where", [ON, BETWEEN, BEYOND], ids=["on nodes", "between", "beyond"])
+def test_the_mean_of_the_noise_is_zero(name, where):
+    mean, deviation = moments(make(name, None), tensor(where))
+    assert (mean.abs() / deviation).max() < 1e-3
+
+
+@every_model
+def test_the_deviation_is_that_of_the_noise(name):
+    clean = tensor(ON + BETWEEN + BEYOND)
+    model = make(name, None)
+    torch.testing.assert_close(model.deviation(clean), moments(model, clean)[1], rtol=0.02, atol=0)
+
+
+def spread(model):
+    """Standard normals and clean intensities, all combinations, flat."""
+    grid = torch.meshgrid(torch.linspace(-6, 6, 61, dtype=F64), tensor(ON + BETWEEN + BEYOND), indexing="ij")
+    return [g.flatten() for g in grid]
+
+
+@every_model
+def test_the_map_and_its_inverse(name):
+    model = make(name, None)
+    z, clean = spread(model)
+    with torch.no_grad():
+        noise = model.from_normal(z, clean)
+        back, log_det = model.to_normal(noise, clean)
+        torch.testing.assert_close(back, z, rtol=0, atol=1e-9)
+        torch.testing.assert_close(model.from_normal(back, clean), noise)
+    assert log_det.shape == noise.shape
+
+
+@every_model
+def test_the_log_determinant_is_the_derivatives(name):
+    model = make(name, None)
+    z, clean = spread(model)
+    z = z[z != 0] if name == "l1" else z  # at its kink the Laplace density has no derivative
+    clean = clean[: len(z)]
+    noise = model.from_normal(z, clean).detach().requires_grad_()
+    back, log_det = model.to_normal(noise, clean)
+    (slope,) = torch.autograd.grad(back.sum(), noise)
+    assert slope.min() > 0
+    torch.testing.assert_close(log_det, slope.log(), rtol=0, atol=1e-7)
+
+
+@every_case
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_extreme_tails_are_finite_with_finite_gradients(name, recording, dtype):
+    model = make(name, recording, slope=1e-4, floor=1e-6).to(dtype)  # deviations of 1e-3 to 1e-2
+    observed = torch.tensor([0.0, QUANTUM, 0.25, 0.5, 1 - QUANTUM, 1.0], dtype=dtype)
+    clean = torch.linspace(-0.3, 1.3, 161, dtype=dtype)
+    observed, clean = (g.flatten() for g in torch.meshgrid(observed, clean, indexing="ij"))
+    clean.requires_grad_()
+    z, _ = model.to_normal(observed - clean, clean)
+    assert name == "l1" or z.abs().max() > 30
+    log_prob = model.log_prob(observed, clean)
+    assert torch.isfinite(log_prob).all()
+    assert log_prob.min() < -100
+    for value in (log_prob.sum(), log_prob[z.abs() < 40].sum()):
+        inputs = [clean, *model.parameters()]
+        for gradient in torch.autograd.grad(value, inputs, retain_graph=True, allow_unused=name == "l2"):
+            assert gradient is None or torch.isfinite(gradient).all()
+
+
+@every_case
+@pytest.mark.parametrize("observed", [0.0, 0.5, 1.0])
+def test_the_gradient_is_right_in_the_tails(name, recording, observed):
+    model = make(name, recording, slope=1e-4, floor=1e-6)
+    # beside the flow's nodes, where its tables have kinks; |z| from about 1 to several hundred
+    clean = ((torch.arange(-30, 160, 7) + 0.4) / 128).to(F64).requires_grad_()
+
+    def log_prob(at):
+        return model.log_prob(tensor(observed).expand_as(at), at)
+
+    (gradient,) = torch.autograd.grad(log_prob(clean).sum(), clean)
+    with torch.no_grad():
+        quotient = (log_prob(clean + 1e-7) - log_prob(clean - 1e-7)) / 2e-7
+    torch.testing.assert_close(gradient, quotient, rtol=1e-4, atol=1e-2)
+
+
+@every_case
+def test_far_tails_pull_the_clean_intensity_back(name, recording):
+    model = make(
+        name, recording, slope=1e-9, floor=1e-4, bend=0.0
+    )  # one deviation, else a larger one may explain as much
+    for observed, away in ((0.0, 1.0), (1.0, -1.0)):
+        clean = (observed + away * torch.linspace(0.02, 0.9, 45, dtype=F64)).requires_grad_()
+        log_prob = model.log_prob(tensor(observed).expand(45), clean)
+        (gradient,) = torch.autograd.grad(log_prob.sum(), clean)
+        assert (gradient * away < 0).all()
+        assert (log_prob.diff() < 0).all()
+
+
+@pytest.mark.parametrize("name", ["flow", "poisson-gaussian", "gaussian"])
+def test_a_fine_quantum_is_the_density(name):
+    fine, plain = make(name, Recording(quantum=1e-4)), make(name, None)
+    observed, clean = tensor([0.31, 0.42, 0.55, 0.7]), tensor([0.4] * 4)
+    expected = plain.log_prob(observed, clean) + math.log(1e-4)
+    torch.testing.assert_close(fine.log_prob(observed, clean), expected, rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["flow", "poisson-gaussian", "gaussian"])
+@pytest.mark.parametrize(
+    "recording", [Recording(low=0.25), Recording(high=0.5), Recording(high=0.505, quantum=QUANTUM)]
+)
+def test_saturation_on_one_side(name, recording):
+    model, n = make(name, recording), 20_000
+    end = recording.high if recording.low is None else recording.low
+    clean = tensor(0.4).expand(n)
+    with torch.no_grad():
+        drawn = model.sample(clean, torch.Generator().manual_seed(6))
+        mass = model.log_prob(tensor([end]), clean[:1]).exp().item()
+    share = (drawn == end).double().mean().item()
+    assert share == pytest.approx(mass, abs=4 * math.sqrt(mass * (1 - mass) / n))
+    assert 0.01 < mass < 0.99
+    if recording.quantum:
+        steps = (drawn - end) / recording.quantum  # grey values are counted from the end that is known
+        torch.testing.assert_close(steps, steps.round(), rtol=0, atol=1e-9)
+
+
+@every_model
+def test_one_seed_is_one_model_and_one_sample(name):
+    clean = torch.linspace(0, 1, 50, dtype=F64)
+    draws = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        draws.append(make(name, None).sample(clean, torch.Generator().manual_seed(7)))
+    assert torch.equal(*draws)
+
+
+@every_model
+def test_groups_hold_every_parameter_once(name):
+    model = make(name, None)
+    held = [id(p) for group in model.groups(1e-3) for p in group["params"]]
+    assert sorted(held) == sorted(id(p) for p in model.parameters())
+
+
+def test_the_registry_has_the_names_of_the_settings():
+    assert set(NOISES) == set(get_args(NoiseName))
+
+
+@pytest.mark.parametrize("name", ["gaussian", "l2", "l1"])
+def test_the_one_deviation_is_that_of_the_middle(name):
+    model = make_noise(
+        name, slope=0.05, floor=0.01, dark=0.1, low=0.2, high=0.8, recording=None, generator=torch.Generator()
+    )
+    # 0.01 + 0.05 · (0.5 - 0.1) = 0.03
+    assert model.deviation(torch.tensor([0.7])).item() == pytest.approx(math.sqrt(0.03), rel=0.01)
+
+
+def test_losses_ignore_the_recording():
+    for name in ("l2", "l1"):
+        assert make(name, RECORDINGS["both"]).recording == Recording()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"name": "poison-gaussian"}, "unknown noise model 'poison-gaussian'.*did you mean 'poisson-gaussian'"),
+        ({"slope": 0.0}, "slope > 0 and floor > 0, got 0.0 and"),
+        ({"floor": -1.0}, "slope > 0 and floor > 0"),
+        ({"low": 1.0}, "low < high, got 1.0 and 1.0"),
+    ],
+)
+def test_what_cannot_be_made_is_refused(change, message):
+    given = {"name": "flow", "recording": None, **change}
+    with pytest.raises(InputError, match=message):
+        make(**given)
