@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
 import pytest
+
+from tiltfield.config import SimulateConfig
+from tiltfield.simulate import simulate
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -20,3 +24,14 @@ def shared_data():
         return path
 
     return find
+
+
+@pytest.fixture(scope="session")
+def cell():
+    """Return a function from settings of `simulate` to a small synthetic cell, each made once."""
+
+    @functools.cache
+    def make(**settings):
+        return simulate(SimulateConfig.parse({"size": 24, "tilts": "-60:60:5"} | settings, "test"))
+
+    return make

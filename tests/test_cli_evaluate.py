@@ -46,7 +46,7 @@ def test_evaluate_prints_a_table(tiltfield, truth):
 
 
 def test_evaluate_refuses_another_shape(tiltfield, truth, tmp_path):
-    write_volume(Volume(np.random.default_rng(1).random((8, 16, 16), np.float32), 2.0), tmp_path / "v.mrc")
+    write_volume(Volume(np.random.default_rng(1).random((16, 8, 16), np.float32), 2.0), tmp_path / "v.mrc")
     code, out, err = tiltfield("evaluate", tmp_path / "v.mrc", "--truth", truth)
     assert (code, out) == (2, "")
     assert "shape" in err

@@ -9,8 +9,8 @@ import tiltfield
 
 ROOT = Path(tiltfield.__file__).parent
 LAYERS = """
-    errors config observe screening series geometry io
-    projector fields contrast noise regularise fit classical denoise
+    errors config observe screening series result geometry io
+    projector fields contrast noise regularise fit neural classical denoise
     metrics simulate reconstruct evaluate report runfolder run demo paper cli
 """
 ORDER = LAYERS.split()

@@ -74,7 +74,7 @@ class Schedule:
     tv_weight: float
     learning_rate: float
     noise_rate: float = 2e-3
-    contrast_rate: float = 1e-3
+    contrast_rate: float = 3e-4
     jitter: float = 0.0
     seconds: float | None = None
     patience: float = 0.3
@@ -194,7 +194,8 @@ def step(problem: Problem, state: FitState, schedule: Schedule, done: float) -> 
     nll = -(log_prob * used).sum() / used.sum().clamp_min(1)
     variation = total_variation(density, problem.scale)
     loss = nll + schedule.tv_weight * variation
-    _descend(state, loss, _rate(done, state.step))
+    if math.isfinite(loss.item()):  # else the parameters would be lost with it
+        _descend(state, loss, _rate(done, state.step))
     with torch.no_grad():
         state.held_sum -= (log_prob * held).sum().item()
         state.held_count += int(held.sum().item())

@@ -34,7 +34,7 @@ HELD_OUT = 0.05  # share of the pixels kept out of the loss
 COARSE_COLUMNS = 32  # the coarse fit bins images to about this many columns
 STRENGTHS = tuple(0.24 * 0.6**k for k in range(9))  # tried weights of the total variation, times the noise deviation
 PASSES = {"draft": 15, "standard": 45, "fine": 150}
-RATES = {"hashgrid": 7e-3, "mlp": 5e-4, "voxels": 0.1}
+RATES = {"hashgrid": 5e-3, "mlp": 5e-4, "voxels": 0.1}
 EMPTY = (
     0.1  # a layer of the coarse fit is vacuum if it is no denser than this, from the emptiest (0) to the densest (1)
 )
@@ -211,7 +211,8 @@ def coarse_fit(series: TiltSeries, plan: Plan, config: ReconstructConfig, device
         config: thickness, if the user gave it.
         device: where to compute.
     """
-    bin_by = max(1, math.ceil(series.images.shape[2] / COARSE_COLUMNS))
+    n_full = series.images.shape[2]
+    bin_by = max(1, math.ceil(n_full / COARSE_COLUMNS))
     gentle = np.abs(series.angles_deg) <= 60
     binned = series.select(np.flatnonzero(gentle)) if gentle.sum() >= 5 else series
     binned = binned.binned(min(bin_by, series.images.shape[1]))
@@ -230,48 +231,53 @@ def coarse_fit(series: TiltSeries, plan: Plan, config: ReconstructConfig, device
         quantum=None,
     )
     problem = make_problem(binned, small, config.seed, device, mask_sides=False)
-    schedule = Schedule(passes=150, block=min(8, problem.box.n_y), tv_weight=0.1 / small.deviation, learning_rate=0.3)
+    schedule = Schedule(passes=150, block=min(8, problem.box.n_y), tv_weight=0.1 / small.deviation, learning_rate=0.3, contrast_rate=1e-3)
     state = new_state(problem, small, schedule, "voxels", "gaussian", config.seed, device)
     fit(problem, state, schedule)
     with torch.no_grad():
         density = slices_of(state.field, problem.box, slice(0, problem.box.n_y)).cpu().numpy()
-    n_z, padding = _extents(density, series, config, room, bin_by)
-    view = density[:, :, room : room + n_u]
-    profile = view.mean(axis=(0, 2))
-    scale = float(profile.max()) / bin_by
+    profile = density[:, :, room : room + n_u].mean(axis=(0, 2))
+    if config.thickness == "auto":
+        n_z = min(_whole(_thickness(profile, n_full, bin_by), n_full), n_full)
+    else:
+        n_z = _whole(float(config.thickness) / (series.pixel_size_nm or 1.0), n_full)
+    full = _goes_on(density, room, n_z / bin_by, binned.angles_deg)
+    padding = side_padding(n_z, series.angles_deg) if full else 0
     return replace(
         plan,
         offset=state.contrast.offset.item(),
         gain=state.contrast.gain.item(),
-        scale=max(scale, 1e-6),
+        scale=max(float(profile.max()) / bin_by, 1e-6),
         n_z=n_z,
         padding=padding,
     )
 
 
-def _extents(
-    density: np.ndarray, series: TiltSeries, config: ReconstructConfig, room: int, bin_by: int
-) -> dict[str, int]:
-    """Return n_z and padding, in pixels, from a coarse density (y, z, x) with `room` columns on each side."""
-    n_u = series.images.shape[2]
-    view = density[:, :, room : density.shape[2] - room]
-    profile = view.mean(axis=(0, 2))
+def _thickness(profile: np.ndarray, n_u: int, bin_by: int) -> float:
+    """Return the extent along z that holds the specimen, pixels, from the mean density of the coarse layers.
+
+    The ends of the box gather what no layer explains, so only the layers that join on to the densest one count.
+    """
     z = np.abs(np.arange(len(profile)) - (len(profile) - 1) / 2)
-    if config.thickness == "auto":
-        level = profile.min() + EMPTY * (profile.max() - profile.min())
-        # The ends of the box gather what no layer explains: only the layers around the densest one count.
-        solid = np.flatnonzero(label(profile > level)[0] == label(profile > level)[0][profile.argmax()])
-        thickness = 2 * ((z[solid].max() + 0.5) * bin_by + MARGIN * n_u)
-    else:
-        thickness = float(config.thickness) / (series.pixel_size_nm or 1.0)
-    n_z = int(np.clip(2 * round((thickness - n_u % 2) / 2) + n_u % 2, min(4 + n_u % 2, n_u), n_u))
-    near = max(1, side_padding(n_z / bin_by, series.angles_deg))
-    inside = z <= n_z / bin_by / 2
-    beside = np.concatenate(
-        [density[:, inside, room - min(near, room) : room], density[:, inside, -room : -room + near or None]], axis=2
-    )
-    full = beside.mean() > BESIDE * view[:, inside].mean()
-    return n_z, side_padding(n_z, series.angles_deg) if full else 0
+    parts, _ = label(profile > profile.min() + EMPTY * (profile.max() - profile.min()))
+    solid = parts == parts[profile.argmax()]
+    return 2 * ((float(z[solid].max()) + 0.5) * bin_by + MARGIN * n_u)
+
+
+def _whole(thickness: float, n_u: int) -> int:
+    """Return a thickness in whole pixels, even or odd as the field of view is wide, so that both have the same centre."""
+    odd = n_u % 2
+    return max(4 + odd, 2 * round((thickness - odd) / 2) + odd)
+
+
+def _goes_on(density: np.ndarray, room: int, thickness: float, angles_deg: np.ndarray) -> bool:
+    """Return whether a coarse density (y, z, x) with `room` columns on each side goes on beyond the field of view."""
+    z = np.abs(np.arange(density.shape[1]) - (density.shape[1] - 1) / 2)
+    slab = density[:, z <= thickness / 2]
+    near = min(room, max(1, side_padding(thickness, angles_deg)))
+    end = density.shape[2] - room
+    beside = np.concatenate([slab[:, :, room - near : room], slab[:, :, end : end + near]], axis=2)
+    return bool(beside.mean() > BESIDE * slab[:, :, room:end].mean())
 
 
 def new_state(

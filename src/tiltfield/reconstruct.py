@@ -7,7 +7,7 @@ import resource
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,7 @@ from tiltfield.geometry import SliceGeometry
 from tiltfield.observe import Observer
 from tiltfield.projector import SliceProjector
 from tiltfield.result import Reconstruction
+from tiltfield.screening import fill
 from tiltfield.series import TiltSeries, Volume
 
 __all__ = ["Forecast", "Reconstruction", "check_memory", "forecast", "reconstruct"]
@@ -132,6 +133,8 @@ def reconstruct(
     check_memory(series.images.shape, config)
     if config.thickness != "auto" and series.pixel_size_nm is None:
         raise InputError(f"{series.name}: a thickness in nm needs the pixel size: give --pixel-size-nm")
+    if series.valid is not None:
+        series = replace(series, images=fill(series.images, series.valid))
     device = pick_device(config.device)
     if config.threads is not None:
         torch.set_num_threads(config.threads)

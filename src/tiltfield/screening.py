@@ -57,6 +57,17 @@ def screen(images: np.ndarray, angles_deg: np.ndarray | None = None) -> tuple[np
     return values, ~bad, report
 
 
+def fill(images: np.ndarray, valid: np.ndarray) -> np.ndarray:
+    """Return images with a local median in place of masked pixels, whatever these hold.
+
+    Args:
+        images: float32, shape (tilt, row, col).
+        valid: bool, same shape: False where masked.
+    """
+    pairs = zip(images, valid, strict=True)
+    return np.stack([_filled(i, ~v) if v.any() and not v.all() else i for i, v in pairs])
+
+
 def quantum_of(images: np.ndarray) -> float | None:
     """Return the spacing of the grey values if they are whole numbers, else None.
 

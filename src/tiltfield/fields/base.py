@@ -29,7 +29,7 @@ class Box:
 
 
 class Field(nn.Module):
-    """A density ρ(z, y, x) ≥ 0 in a box. Subclasses define :meth:`forward`, and :meth:`slices` if they can be faster."""
+    """A density ρ(z, y, x) ≥ 0 in a box. Subclasses define :meth:`forward`; :meth:`slices` if they can be faster."""
 
     box: Box
 

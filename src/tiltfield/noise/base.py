@@ -77,12 +77,16 @@ class NoiseModel(nn.Module):
             result = log_det - 0.5 * z.square() - _LOG_SQRT_2PI
         half = (rec.quantum or 0.0) / 2
         if rec.low is not None:
-            z, _ = self.to_normal(rec.low + half - clean, clean)
-            result = torch.where(observed <= rec.low, torch.special.log_ndtr(z), result)
+            result = self._log_tail(result, observed <= rec.low, rec.low + half, clean, side=1)
         if rec.high is not None:
-            z, _ = self.to_normal(rec.high - half - clean, clean)
-            result = torch.where(observed >= rec.high, torch.special.log_ndtr(-z), result)
+            result = self._log_tail(result, observed >= rec.high, rec.high - half, clean, side=-1)
         return result
+
+    def _log_tail(self, result: Tensor, saturated: Tensor, bound: float, clean: Tensor, side: int) -> Tensor:
+        """Put log Φ(side · z(bound)) where pixels are saturated, and compute it only there."""
+        there = clean[saturated]
+        z, _ = self.to_normal(bound - there, there)
+        return result.masked_scatter(saturated, torch.special.log_ndtr(side * z).to(result.dtype))
 
     def _log_bin(self, observed: Tensor, clean: Tensor, quantum: float) -> Tensor:
         upper, _ = self.to_normal(observed + quantum / 2 - clean, clean)

@@ -71,7 +71,7 @@ class RadialFlow(NoiseModel):
         *,
         low: float = 0.0,
         high: float = 1.0,
-        n_layers: int = 8,
+        n_layers: int = 4,
         width: int = 16,
         recording: Recording | None = None,
         generator: torch.Generator,

@@ -1,0 +1,89 @@
+"""First guesses of the noise: slope and floor of its variance, saturation, quantisation."""
+
+import numpy as np
+import pytest
+from scipy.ndimage import gaussian_filter
+
+from tiltfield.noise.estimate import NoiseLine, estimate_noise, find_recording
+from tiltfield.series import TiltSeries
+
+ANGLES = np.linspace(-60, 60, 9)
+LINE = NoiseLine(0.02, 0.004, 0.0)
+
+
+def clean(seed=0):
+    """Smooth images that fill 0 to 1."""
+    smooth = gaussian_filter(np.random.default_rng(seed).standard_normal((9, 64, 64)), (0, 8, 8))
+    smooth -= smooth.min()
+    return smooth / smooth.max()
+
+
+def noisy(slope, floor, seed=0):
+    image = clean(seed)
+    rng = np.random.default_rng([seed, 1])
+    return (image + np.sqrt(floor + slope * image) * rng.standard_normal(image.shape)).astype(np.float32)
+
+
+@pytest.mark.parametrize(("slope", "floor"), [(0.02, 0.004), (0.1, 0.01), (0.005, 0.001)])
+def test_slope_and_floor_are_recovered(slope, floor):
+    line = estimate_noise(noisy(slope, floor))
+    assert line.slope == pytest.approx(slope, rel=0.25)
+    assert line.floor - line.slope * line.dark == pytest.approx(floor, rel=0.35)
+    for intensity in (0.2, 0.5, 0.8):
+        assert line.deviation(intensity) == pytest.approx(np.sqrt(floor + slope * intensity), rel=0.1)
+
+
+def test_noise_that_does_not_depend_on_intensity_has_a_small_slope():
+    line = estimate_noise(noisy(0.0, 0.01))
+    assert 0 < line.slope < 0.003
+    assert line.deviation(0.5) == pytest.approx(0.1, rel=0.1)
+
+
+def test_a_clean_series_still_gives_a_positive_line():
+    line = estimate_noise(clean().astype(np.float32))
+    assert line.slope > 0
+    assert line.floor > 0
+    assert line.deviation(0.5) < 0.02
+
+
+def recording(images, quantum=None, valid=None):
+    return find_recording(TiltSeries(images, ANGLES, quantum=quantum, valid=valid), LINE, 0.0, 1.0)
+
+
+def test_no_saturation_is_found_where_there_is_none():
+    found = recording(noisy(0.02, 0.004))
+    assert (found.low, found.high, found.quantum) == (None, None, None)
+
+
+@pytest.mark.parametrize(
+    ("low", "high"), [(0.05, np.inf), (-np.inf, 0.9), (0.0, 1.0)], ids=["dark end", "bright end", "both"]
+)
+def test_clipping_is_found_at_its_end(low, high):
+    found = recording(np.clip(noisy(0.02, 0.004), low, high))
+    assert found.low == (pytest.approx(low) if np.isfinite(low) else None)
+    assert found.high == (pytest.approx(high) if np.isfinite(high) else None)
+
+
+def test_saturation_is_told_in_the_units_of_the_fit():
+    images = 100 + 50 * np.clip(noisy(0.02, 0.004), 0, 1)
+    found = find_recording(TiltSeries(images, ANGLES), LINE, 100.0, 150.0)
+    assert (found.low, found.high) == pytest.approx((0, 1), abs=1e-6)
+
+
+def test_counts_that_are_not_clipped_do_not_saturate():
+    images = np.random.default_rng(0).poisson(30 * clean() + 10).astype(np.float32)
+    found = find_recording(TiltSeries(images, ANGLES, quantum=1.0), LINE, 10.0, 40.0)
+    assert (found.low, found.high) == (None, None)
+
+
+def test_masked_pixels_do_not_saturate():
+    images, valid = noisy(0.02, 0.004), np.ones((9, 64, 64), bool)
+    images[:, :4] = -5.0
+    valid[:, :4] = False
+    assert recording(images, valid=valid).low is None
+
+
+@pytest.mark.parametrize(("quantum", "kept"), [(0.1, True), (0.001, False)])
+def test_grey_values_count_only_if_coarse_against_the_noise(quantum, kept):
+    images = np.round(noisy(0.02, 0.004) / quantum) * quantum
+    assert recording(images, quantum).quantum == (pytest.approx(quantum) if kept else None)
