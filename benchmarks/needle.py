@@ -16,6 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
 from common import (
     ROOT,
     SIRT,
@@ -32,9 +35,6 @@ from common import (
     source_hash,
     write_text,
 )
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-
 from tiltfield.io import load
 from tiltfield.metrics import affine_fit, psnr_affine
 from tiltfield.run import atomic
@@ -119,8 +119,8 @@ def needle_demands(rows: Mapping[str, Figures]) -> list[Demand]:
 def report(bench: Bench, rows: Mapping[str, Figures], n_all: int, snr: float) -> str:
     """Return the whole report as Markdown."""
     head = (
-        f"The reference is the default method on all {n_all} tilts ({bench.reference_figures['seconds']:.0f} s); the methods "
-        f"got {len(bench.noisy.angles_deg)} tilts with noise of SNR {snr:g}. PSNR after the best affine fit; SIRT "
+        f"The reference is the default method on all {n_all} tilts ({bench.reference_figures['seconds']:.0f} s); "
+        f"the methods got {len(bench.noisy.angles_deg)} tilts with noise of SNR {snr:g}. PSNR after the best affine fit; SIRT "
         f"({rows['SIRT']['settings']['sirt_iterations']} iterations of {_choices(SIRT)}) and WBP "
         f"({rows['WBP']['settings']['wbp_filter']} of {_choices(WBP)}) at what comes closest to the reference."
     )

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from common import (
     PACKAGE,
     ROOT,
@@ -46,7 +47,6 @@ from common import (
     write_text,
 )
 from peers.mbirtorch_env import make_environment
-
 from tiltfield.config import SimulateConfig
 from tiltfield.contrast import Levels, linearise
 from tiltfield.report import compare_figure
@@ -90,8 +90,8 @@ CLIPS = {"both": (False, True), "no": (False,), "yes": (True,)}
 # only fits with given weights compare.
 FACTORS = (1 / 4, 1 / 2, 1 / math.sqrt(2), 1.0, math.sqrt(2), 2.0, 4.0)
 
-# The peer's sweep, one setting after another, each at the best of those before. On seed 0, snr_db 10, 15, 20 at sharpness
-# 0 gave 18.15, 18.50, 16.74 dB; sharpness -1 at 15 gave 17.43, no positivity 18.19, a linear sinogram 16.91.
+# The peer's sweep, one setting after another, each at the best of those before. On seed 0, snr_db 10, 15, 20 at
+# sharpness 0 gave 18.15, 18.50, 16.74 dB; sharpness -1 at 15 gave 17.43, no positivity 18.19, a linear sinogram 16.91.
 PEER_SNR_DB = (12.0, 15.0, 18.0)
 PEER_SHARPNESS = (-0.5, 0.5)  # 0 is in the first part
 PEER_SCRIPT = ROOT / "benchmarks" / "peers" / "mbirtorch_run.py"
@@ -267,7 +267,7 @@ def _cells(results: Results, name: str, clip: bool) -> list[str]:
 
 def outline_line(results: Results) -> str:
     """Return what the bare outline of the slab scores over the whole box, for comparison."""
-    clip = False if any(not c for _, c in results) else True
+    clip = all(clipped for _, clipped in results)
     values = max((column(results, name, clip, "outline_db") for name in ROWS), key=len)
     return f"The bare outline of the slab, without anything in it, scores {mean_spread(values)} dB over the whole box."
 
@@ -317,8 +317,8 @@ def report(results: Results, sweep: Mapping[float, Figures], size: int, seconds:
     """Return the whole report as Markdown."""
     seeds = max(len(figures) for figures in results.values())
     head = (
-        f"PSNR after the best affine fit to the truth; cells of {size}³ voxels, tilts {TILTS}, bright field, SNR {SNR:g}; "
-        f"mean ± standard deviation over {seeds} seed{'s' * (seeds > 1)}; at most {seconds:g} s a neural fit."
+        f"PSNR after the best affine fit to the truth; cells of {size}³ voxels, tilts {TILTS}, bright field, "
+        f"SNR {SNR:g}; mean ± standard deviation over {seeds} seed{'s' * (seeds > 1)}; at most {seconds:g} s a neural fit."
     )
     parts = ["# Quality", head, quality_table(results), outline_line(results)]
     if sweep:

@@ -1,7 +1,7 @@
 """Runs of the command line: the same twice, one killed half-way and resumed, one with a time limit.
 
-Two runs of the same seed must give the same volume bit for bit; a run that is killed half-way through its fit and gone on
-with must end as close to the truth; and a limit on time must be kept ::
+Two runs of the same seed must give the same volume bit for bit; a run that is killed half-way through its fit and
+gone on with must end as close to the truth; and a limit on time must be kept ::
 
     python benchmarks/resume.py --out DIR
 """
@@ -17,8 +17,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-from common import DEVICE, SNR, TILTS, Demand, demand_lines, markdown_table, score, write_text
 
+from common import DEVICE, SNR, TILTS, Demand, demand_lines, markdown_table, score, write_text
 from tiltfield.config import SimulateConfig
 from tiltfield.series import Volume
 from tiltfield.simulate import Simulation, simulate
@@ -54,7 +54,11 @@ class Command:
             RuntimeError: if it fails.
         """
         began = time.perf_counter()
-        code = self.start(run, *flags).wait()
+        process = self.start(run, *flags)
+        try:
+            code = process.wait()
+        finally:
+            process.kill()
         if code:
             raise RuntimeError(f"the run '{run}' failed with exit code {code}: see {self.folder / f'{run}.log'}")
         return time.perf_counter() - began
@@ -101,7 +105,7 @@ def fit_passes(folder: Path) -> int:
     path = folder / "history.jsonl"
     if not path.exists():
         return 0
-    return sum('"stage": "fit"' in json.dumps(entry) for entry in _entries(path.read_text()))
+    return sum(entry.get("stage") == "fit" for entry in _entries(path.read_text()))
 
 
 def _entries(text: str) -> list[dict[str, object]]:

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
+
 from common import (
     SNR,
     TILTS,
@@ -26,7 +27,6 @@ from common import (
     source_hash,
     write_text,
 )
-
 from tiltfield import neural
 from tiltfield.config import SimulateConfig
 from tiltfield.report import compare_figure

@@ -10,32 +10,46 @@ from tiltfield.regularise import choose_weight, total_variation
 EPS = 0.005
 
 
-def step_volume(height=1.0):
-    """3 × 3 × 3 voxels, a step along x: of the eight voxels with neighbours, four see it."""
-    slices = torch.zeros(3, 3, 3, dtype=torch.float64)
-    slices[:, :, 2] = height
-    return slices
-
-
 def gradient(height):
     return math.sqrt(height**2 + EPS**2) - EPS
 
 
-def test_a_constant_has_none():
-    assert total_variation(torch.full((3, 4, 5), 2.0), 1.0).item() == 0
+def test_nothing_has_none():
+    assert total_variation(torch.zeros(3, 4, 5), 1.0).item() == 0
 
 
-@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_a_constant_has_but_its_faces_to_the_vacuum_above_and_below():
+    """Of n_z + 1 steps along z, two see the constant end."""
+    for n_z in (2, 4, 9):
+        slices = torch.full((3, n_z, 5), 2.0, dtype=torch.float64)
+        assert total_variation(slices, 1.0, edge=math.inf).item() == pytest.approx(2 * gradient(2.0) / (n_z + 1))
+
+
+def test_a_slab_costs_the_same_at_the_end_of_the_box_as_inside():
+    """Else a specimen that fills the box would be cheaper than one that ends inside."""
+    inside, at_end = torch.zeros(2, 3, 6, 4, dtype=torch.float64)
+    inside[:, 2:4], at_end[:, 0:2] = 1.0, 1.0
+    assert total_variation(at_end, 1.0).item() == pytest.approx(total_variation(inside, 1.0).item())
+
+
+@pytest.mark.parametrize("axis", [0, 2])
 def test_a_step_by_hand(axis):
-    slices = step_volume().transpose(axis, 2)
-    assert total_variation(slices, 1.0, edge=math.inf).item() == pytest.approx(gradient(1.0) / 2)
-    assert total_variation(slices, 1.0, edge=0.3).item() == pytest.approx(0.3 * math.log1p(gradient(1.0) / 0.3) / 2)
+    """3 × 3 × 3 voxels in vacuum along z: 2 · 4 · 2 have neighbours, half of them next to the step."""
+    slices = torch.zeros(3, 3, 3, dtype=torch.float64)
+    slices[:, :, 2] = 1.0
+    slices = slices.transpose(axis, 2)
+    # At the step: three within z see one neighbour differ. The vacuum below sees none: its own neighbours are vacuum.
+    assert total_variation(slices, 1.0, edge=math.inf).item() == pytest.approx(gradient(1.0) * 6 / 16)
+    assert total_variation(slices, 1.0, edge=0.3).item() == pytest.approx(
+        0.3 * math.log1p(gradient(1.0) / 0.3) * 6 / 16
+    )
 
 
 def test_gradients_along_two_axes_add_as_squares():
     slices = torch.zeros(2, 2, 2, dtype=torch.float64)
-    slices[1, 0, 0], slices[0, 1, 0] = 3.0, 4.0
-    assert total_variation(slices, 1.0, edge=math.inf).item() == pytest.approx(gradient(5.0))
+    slices[1, 0, 0], slices[0, 0, 1] = 3.0, 4.0
+    # One of the three voxels with neighbours (two and the vacuum below) sees both steps.
+    assert total_variation(slices, 1.0, edge=math.inf).item() == pytest.approx(gradient(5.0) / 3)
 
 
 def test_only_the_density_over_its_scale_counts():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -123,13 +124,14 @@ def _slope_with_thickness(series: TiltSeries) -> tuple[float, float]:
 
 
 def _vacuum_contrast(series: TiltSeries) -> float:
-    """Return (centre - sides) / range at the column profile, if both sides are alike and flat, else 0."""
+    """Return (centre - sides) / range at the column profile, if it is no noise and both sides are alike, else 0."""
     profile = series.images.mean(axis=(0, 1), dtype=np.float64)
     edge = max(1, len(profile) // 20)
     sides = np.array([profile[:edge].mean(), profile[-edge:].mean()])
     spread = profile.max() - profile.min()
     middle = profile[len(profile) // 3 : -(len(profile) // 3)].mean()
-    if spread <= 0 or abs(sides[0] - sides[1]) > 0.25 * spread:
+    error = float(series.images.std(axis=(0, 1), dtype=np.float64).mean()) / math.sqrt(series.images[:, :, 0].size)
+    if spread <= 10 * error or abs(sides[0] - sides[1]) > 0.25 * spread:  # noise alone spans up to 8 errors
         return 0.0
     return float((middle - sides.mean()) / spread)
 

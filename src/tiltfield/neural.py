@@ -10,7 +10,7 @@ import math
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -25,6 +25,7 @@ from tiltfield.geometry import SliceGeometry, side_padding
 from tiltfield.noise import make_noise
 from tiltfield.noise.base import Recording
 from tiltfield.noise.estimate import estimate_noise, find_recording
+from tiltfield.noise.gaussian import PoissonGaussian
 from tiltfield.observe import Observer
 from tiltfield.projector import SliceProjector
 from tiltfield.regularise import choose_weight
@@ -231,7 +232,13 @@ def coarse_fit(series: TiltSeries, plan: Plan, config: ReconstructConfig, device
         quantum=None,
     )
     problem = make_problem(binned, small, config.seed, device, mask_sides=False)
-    schedule = Schedule(passes=150, block=min(8, problem.box.n_y), tv_weight=0.1 / small.deviation, learning_rate=0.3, contrast_rate=1e-3)
+    schedule = Schedule(
+        passes=150,
+        block=min(8, problem.box.n_y),
+        tv_weight=0.1 / small.deviation,
+        learning_rate=0.3,
+        contrast_rate=1e-3,
+    )
     state = new_state(problem, small, schedule, "voxels", "gaussian", config.seed, device)
     fit(problem, state, schedule)
     with torch.no_grad():
@@ -334,13 +341,13 @@ def schedule_for(
     )
 
 
-def select_weight(
-    problem: Problem, plan: Plan, config: ReconstructConfig, device: torch.device, observer: Observer
-) -> float:
-    """Choose the weight of the total variation by the held-out pixels of a block of slices.
+def rehearse(problem: Problem, plan: Plan, config: ReconstructConfig, device: torch.device, observer: Observer) -> Plan:
+    """Learn the noise, and choose the weight of the total variation, on a block of slices.
 
-    Slices share nothing but the noise model, so a block stands for the whole. The weights go from strong to weak, each fit
-    starting from the one before.
+    Slices share nothing but the noise model, so a block stands for the whole. A first fit under Poisson-Gaussian noise gives
+    the line of variance against intensity. Then the weights are tried from strong to weak, each fit starting from the one
+    before, and the held-out pixels choose. A flow, which would go on learning from one trial to the next and so favour the
+    later ones, is represented by the Poisson-Gaussian model that it starts from.
 
     Args:
         problem: the whole.
@@ -350,20 +357,28 @@ def select_weight(
         observer: told each weight and its score.
 
     Returns:
-        the weight.
+        the plan with the noise and the weight.
     """
     rows = min(TRIAL_ROWS, problem.box.n_y)
     first = (problem.box.n_y - rows) // 2
     block = problem.rows(first, first + rows)
-    weights = [strength / plan.deviation for strength in STRENGTHS]
     limit = None if config.max_time is None else TRIAL_SHARE * config.max_time
-    # A flow goes on learning from one trial to the next, which would count in favour of the later ones.
+    trial = replace(
+        schedule_for(block, config, STRENGTHS[0] / plan.deviation, limit), passes=TRIAL_PASSES, patience=2.0
+    )
+    state = new_state(block, plan, trial, config.field, "poisson-gaussian", config.seed, device)
+    fit(block, state, trial)
+    line = cast(PoissonGaussian, state.noise)
+    plan = replace(plan, slope=line.log_slope.exp().item(), floor=line.log_floor.exp().item())
+    if config.tv_weight is not None:
+        return replace(plan, tv_weight=config.tv_weight)
     noise = "poisson-gaussian" if config.noise == "flow" else config.noise
-    state = new_state(block, plan, schedule_for(block, config, weights[0]), config.field, noise, config.seed, device)
+    state.noise = new_state(block, plan, trial, config.field, noise, config.seed, device).noise
+    weights = [strength / plan.deviation for strength in STRENGTHS]
 
     def score(weight: float) -> float:
         nonlocal state
-        schedule = replace(schedule_for(block, config, weight, limit), passes=TRIAL_PASSES, patience=2.0)
+        schedule = replace(trial, tv_weight=weight)
         state = start(state.field, state.noise, state.contrast, schedule, state.generator)
         fit(block, state, schedule)
         value = held_out(block, state, schedule.block)["nll"]
@@ -376,7 +391,7 @@ def select_weight(
         f"total variation weight {weight:.3g}, chosen by held-out pixels among {len(scores)} "
         f"from {max(scores):.3g} to {min(scores):.3g}"
     )
-    return weight
+    return replace(plan, tv_weight=weight)
 
 
 def solve(
@@ -401,10 +416,7 @@ def solve(
     plan = Plan(**resume["plan"]) if resume else find_plan(series, config, mode, device, observer)
     problem = make_problem(series, plan, config.seed, device, mask_sides=plan.padding > 0)
     if not resume:
-        weight = (
-            config.tv_weight if config.tv_weight is not None else select_weight(problem, plan, config, device, observer)
-        )
-        plan = replace(plan, tv_weight=weight)
+        plan = rehearse(problem, plan, config, device, observer)
     spent = time.perf_counter() - began
     seconds = None if config.max_time is None else max(0.5, TIME_SHARE * config.max_time - spent)
     schedule = schedule_for(problem, config, plan.tv_weight, seconds)

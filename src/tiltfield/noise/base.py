@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -37,6 +38,9 @@ class NoiseModel(nn.Module):
     - for quantised data the mass of the bin, Φ(z(n + q/2)) - Φ(z(n - q/2)).
     """
 
+    fast: ClassVar[frozenset[str]] = frozenset({"log_sigma", "log_slope", "log_floor"})
+    """Parameters that may be orders of magnitude off at the start, and so learn ten times as fast."""
+
     def __init__(self, recording: Recording | None = None) -> None:
         super().__init__()
         self.recording = recording or Recording()
@@ -62,6 +66,9 @@ class NoiseModel(nn.Module):
     def log_prob(self, observed: Tensor, clean: Tensor) -> Tensor:
         """Return log p(observed | clean): a density, or a mass at saturation and for quantised data.
 
+        Its gradient with respect to `clean` takes the shape of the noise at `clean` as given: a field must not explain a
+        misfit by growing brighter where brighter pixels are noisier.
+
         Args:
             observed: recorded intensity, any shape.
             clean: clean intensity, same shape.
@@ -73,7 +80,7 @@ class NoiseModel(nn.Module):
         if rec.quantum is not None:
             result = self._log_bin(observed, clean, rec.quantum)
         else:
-            z, log_det = self.to_normal(observed - clean, clean)
+            z, log_det = self.to_normal(observed - clean, clean.detach())
             result = log_det - 0.5 * z.square() - _LOG_SQRT_2PI
         half = (rec.quantum or 0.0) / 2
         if rec.low is not None:
@@ -85,12 +92,12 @@ class NoiseModel(nn.Module):
     def _log_tail(self, result: Tensor, saturated: Tensor, bound: float, clean: Tensor, side: int) -> Tensor:
         """Put log Φ(side · z(bound)) where pixels are saturated, and compute it only there."""
         there = clean[saturated]
-        z, _ = self.to_normal(bound - there, there)
+        z, _ = self.to_normal(bound - there, there.detach())
         return result.masked_scatter(saturated, torch.special.log_ndtr(side * z).to(result.dtype))
 
     def _log_bin(self, observed: Tensor, clean: Tensor, quantum: float) -> Tensor:
-        upper, _ = self.to_normal(observed + quantum / 2 - clean, clean)
-        lower, _ = self.to_normal(observed - quantum / 2 - clean, clean)
+        upper, _ = self.to_normal(observed + quantum / 2 - clean, clean.detach())
+        lower, _ = self.to_normal(observed - quantum / 2 - clean, clean.detach())
         # By symmetry work in the lower tail, where differences of Φ keep their digits.
         flip = lower + upper > 0
         a = torch.where(flip, -upper, lower)
@@ -138,8 +145,10 @@ class NoiseModel(nn.Module):
         Args:
             learning_rate: the rate to scale.
         """
-        parameters = list(self.parameters())
-        return [{"params": parameters, "lr": learning_rate}] if parameters else []
+        fast = [p for name, p in self.named_parameters() if name.rpartition(".")[2] in self.fast]
+        slow = [p for name, p in self.named_parameters() if name.rpartition(".")[2] not in self.fast]
+        groups = [{"params": fast, "lr": 10 * learning_rate}, {"params": slow, "lr": learning_rate}]
+        return [group for group in groups if group["params"]]
 
 
 def gauss_hermite(n: int, dtype: torch.dtype, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:

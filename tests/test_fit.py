@@ -1,0 +1,243 @@
+"""The training loop on a tiny problem: it descends, repeats, resumes, holds out, stops, and says how it ended."""
+
+import io
+import time
+
+import pytest
+import torch
+
+from tiltfield import fit as loop
+from tiltfield.contrast import Contrast
+from tiltfield.fields import make_field
+from tiltfield.fields.base import Box
+from tiltfield.fit import Outcome, Problem, Schedule, fit, held_out, render, slices_of, start, step
+from tiltfield.geometry import SliceGeometry, centred
+from tiltfield.noise import make_noise
+from tiltfield.projector import SliceProjector
+
+N, ROWS, SIGMA = 16, 7, 0.05
+SCALE = 1 / N
+
+
+def make_problem(seed=0, rows=ROWS):
+    """Noisy HAADF images of two balls, a tenth of the pixels held out."""
+    generator = torch.Generator().manual_seed(seed)
+    projector = SliceProjector(SliceGeometry.from_degrees(N, N, N, torch.arange(-60, 61, 10).numpy()))
+    y, z, x = torch.meshgrid(centred(rows), centred(N), centred(N), indexing="ij")
+    truth = SCALE * ((y**2 + z**2 + (x - 2) ** 2 < 12).float() + (y**2 + z**2 + (x + 4) ** 2 < 6).float())
+    observed = projector(truth)
+    observed = observed + SIGMA * torch.randn(observed.shape, generator=generator)
+    held = torch.rand(observed.shape, generator=generator) < 0.1
+    return Problem(observed, ~held, held, projector, Box(N, rows, N), SCALE)
+
+
+SCHEDULE = Schedule(passes=12, block=3, tv_weight=0.3, learning_rate=0.1, jitter=0.5)
+
+
+def make_state(problem, schedule=SCHEDULE, seed=0, field="voxels", noise="poisson-gaussian"):
+    generator = torch.Generator().manual_seed(seed)
+    density = make_field(field, problem.box, scale=SCALE, mean=0.3, generator=generator)
+    options = {"slope": 1e-3, "floor": SIGMA**2, "dark": 0.0, "low": -0.1, "high": 1.1}
+    model = make_noise(noise, **options, recording=None, generator=generator)
+    return start(density, model, Contrast("haadf", 0.0, 1.0), schedule, generator)
+
+
+def parameters(state):
+    return {f"{m}.{k}": v.clone() for m, module in state.modules.items() for k, v in module.state_dict().items()}
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+@pytest.mark.parametrize("field", ["voxels", "hashgrid"])
+def test_the_loss_falls_and_the_figures_are_its_parts(field):
+    problem, losses = make_problem(), []
+    schedule = Schedule(passes=12, block=3, tv_weight=0.3, learning_rate=0.1 if field == "voxels" else 7e-3)
+    state = make_state(problem, schedule, field=field)
+    outcome = fit(problem, state, schedule, lambda _, done, figures: losses.append(figures))
+    assert outcome is Outcome.FINISHED
+    for f in losses:
+        assert f["loss"] == pytest.approx(f["nll"] + 0.3 * f["tv"], rel=1e-4, abs=1e-5)
+    third = len(losses) // 3
+    assert sum(f["loss"] for f in losses[-third:]) < sum(f["loss"] for f in losses[:third]) - 0.3 * third
+
+
+@pytest.mark.parametrize("noise", ["poisson-gaussian", "flow"])
+def test_the_same_seed_gives_the_same_bits_and_another_does_not(noise):
+    problem = make_problem()
+    runs = [make_state(problem, seed=seed, noise=noise) for seed in (0, 0, 1)]
+    for state in runs:
+        fit(problem, state, SCHEDULE)
+    assert same(parameters(runs[0]), parameters(runs[1]))
+    assert not same(parameters(runs[0]), parameters(runs[2]))
+
+
+@pytest.mark.parametrize("at", [1, 4, 17])  # early, in the middle of a pass, late
+def test_a_resumed_fit_ends_where_the_uninterrupted_one_does(at):
+    problem, saved = make_problem(), io.BytesIO()
+
+    def watch(state, done, figures):
+        if state.step == at:
+            torch.save(state.state_dict(), saved)
+
+    whole = make_state(problem, noise="flow")
+    fit(problem, whole, SCHEDULE, watch)
+    saved.seek(0)
+    resumed = make_state(problem, seed=99, noise="flow")
+    resumed.load_state_dict(torch.load(saved, weights_only=True))
+    assert resumed.step == at
+    fit(problem, resumed, SCHEDULE)
+    assert same(parameters(whole), parameters(resumed))
+    assert (whole.step, whole.curve, whole.best_held) == (resumed.step, resumed.curve, resumed.best_held)
+
+
+def test_a_saved_state_does_not_change_with_the_fit():
+    problem = make_problem()
+    state = make_state(problem)
+    fit(problem, state, Schedule(passes=3, block=3, tv_weight=0.3, learning_rate=0.1))
+    kept = {name: values.clone() for name, values in state.best["field"].items()}
+    curve = state.state_dict()["curve"]
+    step(problem, state, SCHEDULE, 0.5)
+    state.curve.append(0.0)
+    assert all(torch.equal(kept[name], state.best["field"][name]) for name in kept)
+    assert len(curve) == len(state.curve) - 1
+
+
+@pytest.mark.parametrize("masked", ["held", "neither"])
+def test_pixels_that_are_not_used_have_no_say_in_the_descent(masked):
+    problem = make_problem()
+    used = problem.used.clone()
+    if masked == "neither":
+        used[:, 2] = False
+    held = problem.held & (masked == "held")
+    changed = problem.observed + 3 * ~used
+    results = []
+    for observed in (problem.observed, changed):
+        variant = Problem(observed, used, held, problem.projector, problem.box, SCALE)
+        state = make_state(variant)
+        for _ in range(8):
+            step(variant, state, SCHEDULE, 0.1)
+        results.append(parameters(state))
+    assert same(*results)
+
+
+def test_the_held_out_pixels_judge_the_passes():
+    problem = make_problem()
+    state = make_state(problem)
+    fit(problem, state, SCHEDULE)
+    assert state.best_held == min(state.curve)
+    final = held_out(problem, state, 3)
+    assert final["nll"] == pytest.approx(state.best_held, abs=0.3)
+    assert final["rmse"] == pytest.approx(SIGMA, rel=0.3)
+
+
+@pytest.mark.parametrize(("rows", "block"), [(7, 3), (7, 2), (7, 7), (7, 16), (2, 2), (9, 8)])
+def test_each_pass_visits_every_slice(rows, block, monkeypatch):
+    problem, seen, passes = make_problem(rows=rows), set(), []
+
+    def slices(density, box, which, shift=None):
+        assert len(range(rows)[which]) == min(block, rows)  # the total variation sees as many slices in every step
+        seen.update(range(rows)[which])
+        return slices_of(density, box, which, shift)
+
+    def watch(state, done, figures):
+        if not state.queue:
+            passes.append(set(seen))
+            seen.clear()
+
+    monkeypatch.setattr(loop, "slices_of", slices)
+    schedule = Schedule(passes=6, block=block, tv_weight=0.3, learning_rate=0.1)
+    fit(problem, make_state(problem, schedule), schedule, watch)
+    assert len(passes) >= 3
+    assert all(p == set(range(rows)) for p in passes)
+
+
+def test_ctrl_c_gives_the_best_so_far():
+    problem = make_problem()
+    state = make_state(problem)
+
+    def watch(state, done, figures):
+        if state.step == 20:
+            raise KeyboardInterrupt
+
+    assert fit(problem, state, SCHEDULE, watch) is Outcome.INTERRUPTED
+    assert state.step == 20
+    for name, values in state.best.items():
+        assert same(
+            {"p." + k: v for k, v in values.items()}, {"p." + k: v for k, v in state.modules[name].state_dict().items()}
+        )
+
+
+def test_ctrl_c_in_the_first_pass_gives_what_there_is():
+    problem = make_problem()
+    state = make_state(problem)
+    before = parameters(state)
+
+    def watch(state, done, figures):
+        raise KeyboardInterrupt
+
+    assert fit(problem, state, SCHEDULE, watch) is Outcome.INTERRUPTED
+    assert not same(before, parameters(state))
+
+
+@pytest.mark.parametrize("when", [0, 9])
+def test_data_that_are_no_numbers_end_the_fit_with_finite_parameters(when):
+    problem = make_problem()
+    state = make_state(problem)
+    if not when:
+        problem.observed[:] = torch.nan
+
+    def watch(state, done, figures):
+        if state.step == when:
+            problem.observed[:] = torch.nan
+
+    assert fit(problem, state, SCHEDULE, watch) is Outcome.DIVERGED
+    assert state.step == when + 1
+    assert all(torch.isfinite(v).all() for v in parameters(state).values())
+
+
+def test_a_fit_that_gets_no_better_stops():
+    problem = make_problem()
+    schedule = Schedule(passes=60, block=7, tv_weight=0.0, learning_rate=0.5, patience=0.1)
+    state = make_state(problem, schedule)
+    assert fit(problem, state, schedule) is Outcome.CONVERGED
+    assert 30 < len(state.curve) < 60
+    assert state.best_step < state.step
+
+
+def test_the_time_limit_is_kept(monkeypatch):
+    ticks = iter(range(10**6))
+    monkeypatch.setattr(time, "perf_counter", lambda: 0.1 * next(ticks))  # a step takes 0.1 s
+    problem, shares = make_problem(), []
+    schedule = Schedule(passes=1000, block=3, tv_weight=0.3, learning_rate=0.1, seconds=2.0)
+    state = make_state(problem, schedule)
+    assert fit(problem, state, schedule, lambda _, done, figures: shares.append(done)) is Outcome.FINISHED
+    assert 2.0 <= state.elapsed < 2.2
+    assert shares == sorted(shares)
+    # The schedule is compressed: the learning rate has come down all the same.
+    assert all(group["lr"] < 0.05 * group["base"] for group in state.optimiser.param_groups)
+
+
+def test_a_fit_that_is_done_takes_no_step():
+    problem = make_problem()
+    state = make_state(problem)
+    fit(problem, state, SCHEDULE)
+    steps = state.step
+    assert fit(problem, state, SCHEDULE) is Outcome.FINISHED
+    assert state.step == steps == SCHEDULE.steps(ROWS)
+
+
+def test_blocks_of_rows_are_problems_of_their_own():
+    problem = make_problem()
+    part = problem.rows(2, 5)
+    assert part.box == Box(N, 3, N)
+    assert torch.equal(part.observed, problem.observed[2:5])
+
+
+def test_rendering_does_not_depend_on_the_block():
+    problem = make_problem()
+    state = make_state(problem, field="hashgrid")
+    whole = render(problem, state.field, state.contrast, ROWS)
+    torch.testing.assert_close(render(problem, state.field, state.contrast, 2), whole)
+    assert whole.shape == problem.observed.shape

@@ -1,0 +1,263 @@
+"""From a series to a volume, by every method, field and noise model: shapes, figures, limits, and that it works."""
+
+import functools
+import json
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from tiltfield import fields, neural
+from tiltfield.config import ReconstructConfig
+from tiltfield.errors import InputError
+from tiltfield.evaluate import evaluate
+from tiltfield.fields.mlp import MLP
+from tiltfield.observe import Observer
+from tiltfield.reconstruct import check_memory, forecast, pick_device, reconstruct
+from tiltfield.series import TiltSeries
+
+METHODS = ("neural", "wbp", "sirt")
+QUICK = {"preset": "draft", "tv_weight": 1.0, "device": "cpu"}
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Make the neural fit a matter of a second: the outcome has the right form, no more."""
+    monkeypatch.setitem(neural.PASSES, "draft", 2)
+    monkeypatch.setitem(fields.FIELDS, "mlp", functools.partial(MLP, width=16, depth=2, n_frequencies=4))
+    monkeypatch.setattr(neural, "COARSE_COLUMNS", 12)
+
+
+def cut(series, tilts, rows, cols):
+    """The middle of a series, of any size."""
+    n_y, n_u = series.images.shape[1:]
+    top, left = (n_y - rows) // 2, (n_u - cols) // 2
+    images = series.images[:tilts, top : top + rows, left : left + cols]
+    return TiltSeries(images, series.angles_deg[:tilts], series.pixel_size_nm)
+
+
+def check_form(result, series):
+    n_tilts, n_y, n_u = series.images.shape
+    assert result.volume.data.shape[1:] == (n_y, n_u)
+    assert result.volume.data.min() >= 0 or result.metrics["method"] == "wbp"
+    assert result.rendered.shape == (n_tilts, n_y, n_u)
+    assert result.rendered.dtype == result.volume.data.dtype == np.float32
+    assert np.isfinite(result.rendered).all()
+    assert result.volume.voxel_size_nm == series.pixel_size_nm
+    json.dumps(result.metrics, allow_nan=False)
+
+
+@pytest.mark.parametrize("mode", ["bf", "haadf"])
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_gives_a_volume_its_images_and_its_figures(cell, quick, method, mode):
+    series = cell(mode=mode).series()
+    result = reconstruct(series, method=method, **QUICK)
+    check_form(result, series)
+    assert {"method", "seconds", "peak_memory_bytes", "device", "gain", "offset"} <= set(result.metrics)
+    assert result.metrics["method"] == method
+    assert (result.config.mode, result.config.device) == (mode, "cpu")
+    assert not result.interrupted
+    assert 0 < result.metrics["seconds"] < 600
+    assert result.metrics["peak_memory_bytes"] > 1e7
+    # Intensities are told in the units of the data: here about 0 to 1
+    assert np.sqrt(np.mean((result.rendered - series.images) ** 2)) < 1
+
+
+def test_the_neural_method_tells_what_it_chose_and_found(cell, quick):
+    result = reconstruct(cell().series(), **QUICK)
+    assert {"tv_weight", "heldout_nll", "heldout_rmse", "noise"} <= set(result.metrics)
+    assert result.metrics["tv_weight"] == 1.0
+    noise = result.metrics["noise"]
+    assert len(noise["intensity"]) == len(noise["deviation"]) == 5
+    assert all(d > 0 for d in noise["deviation"])
+    assert result.metrics["thickness_pixels"] == result.volume.data.shape[0]
+
+
+def test_its_state_loads_with_weights_only(cell, quick, tmp_path):
+    result = reconstruct(cell().series(), **QUICK)
+    torch.save(dict(result.state), tmp_path / "state.pt")
+    assert set(torch.load(tmp_path / "state.pt", weights_only=True)) == {"plan", "fit"}
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("shape", [(13, 20, 31), (9, 31, 20), (3, 17, 23), (13, 2, 24)])
+def test_images_need_not_be_square_nor_even(cell, quick, method, shape):
+    series = cut(cell(size=32).series(), *shape)
+    check_form(reconstruct(series, method=method, mode="bf", **QUICK), series)
+
+
+@pytest.mark.parametrize("noise", ["flow", "poisson-gaussian", "gaussian", "l2", "l1"])
+@pytest.mark.parametrize("field", ["hashgrid", "mlp", "voxels"])
+def test_every_field_and_noise_model_takes_odd_images(cell, quick, field, noise):
+    series = cut(cell(size=32).series(), 13, 20, 31)
+    result = reconstruct(series, mode="bf", field=field, noise=noise, **QUICK)
+    check_form(result, series)
+    assert result.volume.data.shape[0] % 2 == 1  # centred as the field of view is
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_single_row_is_reconstructed_or_refused(cell, quick, method):
+    """One row has no neighbours along y for the total variation."""
+    series = cut(cell().series(), 13, 1, 24)
+    if method == "neural":
+        with pytest.raises(InputError, match="row"):
+            reconstruct(series, method=method, mode="bf", **QUICK)
+    else:
+        check_form(reconstruct(series, method=method, mode="bf", **QUICK), series)
+
+
+@pytest.mark.parametrize("method", ["neural", "sirt", "wbp"])
+def test_a_thickness_in_nm_is_kept(cell, quick, method):
+    series = cell(pixel_size_nm=2.5).series()
+    result = reconstruct(series, method=method, thickness="30", **QUICK)
+    assert result.volume.data.shape[0] == 12
+    assert result.metrics["thickness_pixels"] == 12
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_thickness_in_nm_needs_a_pixel_size(cell, method):
+    series = cell().series()
+    with pytest.raises(InputError, match="--pixel-size-nm"):
+        reconstruct(TiltSeries(series.images, series.angles_deg), method=method, thickness="30")
+
+
+def test_max_time_is_kept(cell, monkeypatch):
+    """By the processor's clock, as others may be using the machine."""
+    monkeypatch.setattr(time, "perf_counter", time.process_time)
+    result = reconstruct(cell().series(), preset="fine", max_time=6.0, threads=1, device="cpu")
+    assert result.metrics["seconds"] < 9
+    assert result.metrics["outcome"] in ("finished", "converged")
+    assert result.metrics["steps"] < neural.PASSES["fine"] * 24
+
+
+def test_a_repeat_is_the_same_to_the_bit_and_another_seed_is_not(cell, quick):
+    series = cell().series()
+    one, two, other = (reconstruct(series, seed=seed, **QUICK).volume.data for seed in (3, 3, 4))
+    np.testing.assert_array_equal(one, two)
+    assert not np.array_equal(one, other)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_masked_pixels_do_not_matter(cell, quick, method):
+    series = cell().series()
+    rng = np.random.default_rng(0)
+    valid = rng.random(series.images.shape) > 0.05
+    volumes = []
+    for value in (0.0, 50.0):
+        images = np.where(valid, series.images, value)
+        masked = TiltSeries(images, series.angles_deg, valid=valid)
+        volumes.append(reconstruct(masked, method=method, **QUICK).volume.data)
+    np.testing.assert_array_equal(*volumes)
+
+
+def test_an_interrupted_run_says_so_and_goes_on_from_its_state(cell, quick):
+    class Impatient(Observer):
+        def progress(self, stage, done, seconds_left, figures):
+            if stage == "fit" and done > 0.5:
+                raise KeyboardInterrupt
+
+    series = cell().series()
+    stopped = reconstruct(series, observer=Impatient(), **QUICK)
+    assert stopped.interrupted
+    assert stopped.metrics["outcome"] == "interrupted"
+    check_form(stopped, series)
+    on = reconstruct(series, resume=stopped.state, **QUICK)
+    assert not on.interrupted
+    assert on.metrics["steps"] > stopped.metrics["steps"]
+
+
+def test_a_run_resumed_from_a_checkpoint_ends_where_the_uninterrupted_one_does(cell, quick, monkeypatch):
+    monkeypatch.setattr(neural, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(neural, "FIRST_CHECKPOINT_SECONDS", 0.0)
+    states = []
+
+    class Keeper(Observer):
+        def checkpoint(self, state):
+            import copy
+
+            states.append(copy.deepcopy(dict(state)))
+
+    series = cell().series()
+    whole = reconstruct(series, observer=Keeper(), **QUICK)
+    resumed = reconstruct(series, resume=states[len(states) // 2], **QUICK)
+    np.testing.assert_array_equal(whole.volume.data, resumed.volume.data)
+
+
+def test_a_cell_denoised_comes_closer_to_the_truth_than_sirt(cell):
+    """By at least 1 dB inside and out, against the best of 10, 30 and 100 iterations; voxels, weight chosen by itself."""
+    simulation = cell(seed=1)
+    series, truth = simulation.series(), simulation.volume()
+
+    def psnr(**settings):
+        return evaluate(reconstruct(series, device="cpu", **settings).volume, truth)["psnr_affine_db"]
+
+    best = max(psnr(method="sirt", sirt_iterations=n) for n in (10, 30, 100))
+    assert psnr(field="voxels", noise="poisson-gaussian", preset="draft") > best + 1.0
+
+
+@pytest.mark.slow
+def test_the_default_comes_closer_to_the_truth_than_sirt(cell):
+    """By at least 1.5 dB, with everything chosen by itself."""
+    simulation = cell(size=32, tilts="-60:60:3")
+    series, truth = simulation.series(), simulation.volume()
+
+    def psnr(**settings):
+        return evaluate(reconstruct(series, device="cpu", **settings).volume, truth)["psnr_affine_db"]
+
+    best = max(psnr(method="sirt", sirt_iterations=n) for n in (10, 30, 100))
+    assert psnr() > best + 1.5
+
+
+CONFIGS = [
+    *({"field": field} for field in ("hashgrid", "mlp", "voxels")),
+    {"method": "wbp"},
+    {"method": "sirt"},
+]
+
+
+@pytest.mark.parametrize("settings", CONFIGS, ids=str)
+def test_more_data_cost_no_less(settings):
+    config = ReconstructConfig(**settings)
+    sizes = [(61, n, n) for n in (48, 64, 96, 128, 192, 256)]
+    costs = [forecast(shape, config) for shape in sizes]
+    assert [c.memory_bytes for c in costs] == sorted(c.memory_bytes for c in costs)
+    assert [c.seconds for c in costs] == sorted(c.seconds for c in costs)
+    assert forecast((122, 96, 96), config).memory_bytes >= costs[2].memory_bytes
+    assert forecast((61, 192, 96), config).memory_bytes >= costs[2].memory_bytes
+
+
+def test_longer_presets_take_longer_and_a_limit_is_a_limit():
+    seconds = [forecast((61, 96, 96), ReconstructConfig(preset=p)).seconds for p in ("draft", "standard", "fine")]
+    assert seconds == sorted(seconds)
+    assert forecast((61, 256, 256), ReconstructConfig(max_time=30.0)).seconds == 30
+
+
+@pytest.mark.parametrize("settings", CONFIGS, ids=str)
+def test_a_refusal_for_memory_names_the_bin_that_fits(settings):
+    config, shape = ReconstructConfig(bin=2, **settings), (67, 1024, 1024)
+    available = forecast((67, 341, 341), config).memory_bytes
+    with pytest.raises(InputError, match=r"--bin \d+") as refusal:
+        check_memory(shape, config, available)
+    named = int(str(refusal.value).split("--bin ")[1])
+    n = 1024 * 2 // named
+    check_memory((67, n, n), config, available)
+    with pytest.raises(InputError):
+        check_memory((67, 1024 // (named // 2 - 1), 1024 // (named // 2 - 1)), config, available)
+
+
+def test_a_refusal_says_when_no_bin_fits():
+    with pytest.raises(InputError, match="more memory"):
+        check_memory((67, 64, 64), ReconstructConfig(), available=10**8)
+
+
+def test_unknown_settings_are_refused_by_name(cell):
+    with pytest.raises(InputError, match="iterations"):
+        reconstruct(cell().series(), sirt_iteration=3)
+
+
+def test_a_gpu_that_is_not_there_is_refused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert pick_device("auto").type == "cpu"
+    with pytest.raises(InputError, match="--device cpu"):
+        pick_device("cuda")
