@@ -227,7 +227,8 @@ class Demand:
         asked = f"asked {'≥' if self.at_least else '≤'} {self.limit:g} {self.unit}".rstrip()
         if self.figure is None:
             return f"- {self.name}: not measured ({asked})"
-        return f"- {self.name}: {self.figure:+.2f} {self.unit} ({asked}): {'met' if self.met else 'NOT met'}"
+        measured = f"{self.figure:.2f} {self.unit}".rstrip()
+        return f"- {self.name}: {measured} ({asked}): {'met' if self.met else 'NOT met'}"
 
 
 def demand_lines(demands: Iterable[Demand]) -> str:

@@ -318,7 +318,8 @@ def report(results: Results, sweep: Mapping[float, Figures], size: int, seconds:
     seeds = max(len(figures) for figures in results.values())
     head = (
         f"PSNR after the best affine fit to the truth; cells of {size}³ voxels, tilts {TILTS}, bright field, "
-        f"SNR {SNR:g}; mean ± standard deviation over {seeds} seed{'s' * (seeds > 1)}; at most {seconds:g} s a neural fit."
+        f"SNR {SNR:g}; mean ± standard deviation over {seeds} seed{'s' * (seeds > 1)}; "
+        f"at most {seconds:g} s a neural fit."
     )
     parts = ["# Quality", head, quality_table(results), outline_line(results)]
     if sweep:

@@ -17,7 +17,14 @@ def _voxels(box: Box, *, scale: float, mean: float, generator: torch.Generator) 
     return Voxels(box, scale=scale, mean=mean)  # constant: nothing to draw
 
 
-FIELDS: dict[str, Callable[..., Field]] = {"hashgrid": HashGrid, "mlp": MLP, "voxels": _voxels}
+def _mlp(box: Box, *, scale: float, mean: float, generator: torch.Generator) -> MLP:
+    # A sigmoid has a ceiling: leave room for what is much denser than is typical.
+    return MLP(box, scale=HEADROOM * scale, mean=mean / HEADROOM, generator=generator)
+
+
+HEADROOM = 6.0  # largest density of the MLP over the typical one
+
+FIELDS: dict[str, Callable[..., Field]] = {"hashgrid": HashGrid, "mlp": _mlp, "voxels": _voxels}
 """Name, as in the settings, to constructor with the arguments of :func:`make_field`."""
 
 
@@ -27,8 +34,8 @@ def make_field(name: str, box: Box, *, scale: float, mean: float, generator: tor
     Args:
         name: one of `FIELDS`.
         box: region described.
-        scale: unit of the density, > 0; the MLP's sigmoid takes it as the largest density there can be.
-        mean: initial density, in units of `scale`, > 0; < 1 for the MLP.
+        scale: unit of the density, > 0.
+        mean: initial density, in units of `scale`, > 0.
         generator: source of the initial values.
 
     Returns:
