@@ -120,8 +120,8 @@ def report(bench: Bench, rows: Mapping[str, Figures], n_all: int, snr: float) ->
     """Return the whole report as Markdown."""
     head = (
         f"The reference is the default method on all {n_all} tilts ({bench.reference_figures['seconds']:.0f} s); "
-        f"the methods got {len(bench.noisy.angles_deg)} tilts with noise of SNR {snr:g}. PSNR after the best affine fit; "
-        f"SIRT ({rows['SIRT']['settings']['sirt_iterations']} iterations of {_choices(SIRT)}) and WBP "
+        f"the methods got {len(bench.noisy.angles_deg)} tilts with noise of SNR {snr:g}. PSNR after the best "
+        f"affine fit; SIRT ({rows['SIRT']['settings']['sirt_iterations']} iterations of {_choices(SIRT)}) and WBP "
         f"({rows['WBP']['settings']['wbp_filter']} of {_choices(WBP)}) at what comes closest to the reference."
     )
     return "\n\n".join(["# Needle", head, needle_table(rows), demand_lines(needle_demands(rows))]) + "\n"

@@ -66,7 +66,7 @@ def test_angular_weights_do_not_depend_on_the_order():
 @pytest.mark.parametrize("window", ["ram-lak", "hann"])
 @pytest.mark.parametrize("centre", [(0.0, 0.0), (3.0, -5.0)])
 def test_wbp_of_a_full_range_gives_the_density(window, centre):
-    projector, sinogram, image = disc(FULL, centre=centre)
+    projector, sinogram, _ = disc(FULL, centre=centre)
     volume = wbp(projector, sinogram, window)[0]
     u = torch.arange(N) - (N - 1) / 2
     distance = torch.hypot(u[:, None] - centre[0], u[None] - centre[1])
@@ -109,7 +109,7 @@ def test_masked_pixels_do_not_matter_to_sirt():
 
 @pytest.mark.parametrize("algorithm", ["SIRT", "FBP"])
 def test_astra_agrees(algorithm):
-    """Relative root mean square difference: SIRT below 1e-3 (the same matrix), FBP below 5 % inside the disc of view."""
+    """Relative root mean square difference: SIRT below 1e-3 (the same matrix), FBP below 5 %."""
     astra = pytest.importorskip("astra", reason="needs astra-toolbox: pip install 'tiltfield[astra]'")
     tilts = FULL if algorithm == "FBP" else np.arange(-60, 61, 5.0)
     projector, sinogram, _ = disc(tilts, centre=(3.0, -5.0))

@@ -124,8 +124,9 @@ def test_pixels_that_are_not_used_have_no_say_in_the_descent(masked):
 
 def test_the_held_out_pixels_judge_the_passes():
     problem = make_problem()
-    state = make_state(problem)
-    fit(problem, state, SCHEDULE)
+    schedule = Schedule(passes=60, block=3, tv_weight=0.1, learning_rate=0.3)
+    state = make_state(problem, schedule)
+    fit(problem, state, schedule)
     assert state.best_held == min(state.curve)
     final = held_out(problem, state, 3)
     assert final["nll"] == pytest.approx(state.best_held, abs=0.3)

@@ -1,5 +1,6 @@
 """From a series to a volume, by every method, field and noise model: shapes, figures, limits, and that it works."""
 
+import copy
 import functools
 import json
 import time
@@ -97,14 +98,11 @@ def test_every_field_and_noise_model_takes_odd_images(cell, quick, field, noise)
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_single_row_is_reconstructed_or_refused(cell, quick, method):
-    """One row has no neighbours along y for the total variation."""
+def test_a_single_row_is_enough(cell, quick, method):
     series = cut(cell().series(), 13, 1, 24)
-    if method == "neural":
-        with pytest.raises(InputError, match="row"):
-            reconstruct(series, method=method, mode="bf", **QUICK)
-    else:
-        check_form(reconstruct(series, method=method, mode="bf", **QUICK), series)
+    result = reconstruct(series, method=method, mode="bf", **QUICK)
+    check_form(result, series)
+    assert result.metrics.get("outcome") != "diverged"
 
 
 @pytest.mark.parametrize("method", ["neural", "sirt", "wbp"])
@@ -174,8 +172,6 @@ def test_a_run_resumed_from_a_checkpoint_ends_where_the_uninterrupted_one_does(c
 
     class Keeper(Observer):
         def checkpoint(self, state):
-            import copy
-
             states.append(copy.deepcopy(dict(state)))
 
     series = cell().series()
@@ -184,29 +180,25 @@ def test_a_run_resumed_from_a_checkpoint_ends_where_the_uninterrupted_one_does(c
     np.testing.assert_array_equal(whole.volume.data, resumed.volume.data)
 
 
-def test_a_cell_denoised_comes_closer_to_the_truth_than_sirt(cell):
-    """By at least 1 dB inside and out, against the best of 10, 30 and 100 iterations; voxels, weight chosen by itself."""
-    simulation = cell(seed=1)
-    series, truth = simulation.series(), simulation.volume()
-
-    def psnr(**settings):
-        return evaluate(reconstruct(series, device="cpu", **settings).volume, truth)["psnr_affine_db"]
-
-    best = max(psnr(method="sirt", sirt_iterations=n) for n in (10, 30, 100))
-    assert psnr(field="voxels", noise="poisson-gaussian", preset="draft") > best + 1.0
+def psnr_of(simulation, **settings):
+    """Over the whole box and inside the slab, dB."""
+    result = reconstruct(simulation.series(), device="cpu", **settings)
+    figures = evaluate(result.volume, simulation.volume(), simulation.inside)
+    return np.array([figures["psnr_affine_db"], figures["psnr_inside_db"]])
 
 
-@pytest.mark.slow
-def test_the_default_comes_closer_to_the_truth_than_sirt(cell):
-    """By at least 1.5 dB, with everything chosen by itself."""
-    simulation = cell(size=32, tilts="-60:60:3")
-    series, truth = simulation.series(), simulation.volume()
-
-    def psnr(**settings):
-        return evaluate(reconstruct(series, device="cpu", **settings).volume, truth)["psnr_affine_db"]
-
-    best = max(psnr(method="sirt", sirt_iterations=n) for n in (10, 30, 100))
-    assert psnr() > best + 1.5
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"field": "voxels", "noise": "poisson-gaussian"},
+        pytest.param({}, id="default", marks=pytest.mark.slow),
+    ],
+)
+def test_a_cell_comes_closer_to_the_truth_than_by_sirt(cell, settings):
+    """By 2 dB over the box and 0.3 dB inside, against the best of 10, 30, 100 iterations; the weight is found."""
+    simulation = cell(size=40, tilts="-60:60:3")
+    best = np.max([psnr_of(simulation, method="sirt", sirt_iterations=n) for n in (10, 30, 100)], axis=0)
+    assert np.all(psnr_of(simulation, **settings) > best + np.array([2.0, 0.3]))
 
 
 CONFIGS = [

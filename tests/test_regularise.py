@@ -52,6 +52,11 @@ def test_gradients_along_two_axes_add_as_squares():
     assert total_variation(slices, 1.0, edge=math.inf).item() == pytest.approx(gradient(5.0) / 3)
 
 
+def test_one_slice_alone_has_the_variation_of_its_plane():
+    plane = torch.rand(1, 5, 6, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(total_variation(plane, 1.0), total_variation(plane.expand(4, -1, -1), 1.0))
+
+
 def test_only_the_density_over_its_scale_counts():
     slices = torch.rand(4, 5, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     assert total_variation(7 * slices, 7.0).item() == pytest.approx(total_variation(slices, 1.0).item())

@@ -16,8 +16,8 @@ _EMPTY = 1e-6
 def ramp_filter(sinograms: Tensor, window: str) -> Tensor:
     """Filter every row by the ramp |f|, optionally tapered.
 
-    The ramp is the transform of the band-limited kernel of Kak and Slaney (1988, eq. 3.61), h(0) = 1/4, h(odd n) = -1/(πn)²,
-    which keeps the mean right. "hann" multiplies by cos²(π f / 2 f_N).
+    The ramp is the transform of the band-limited kernel of Kak and Slaney (1988, eq. 3.61), h(0) = 1/4,
+    h(odd n) = -1/(πn)², which keeps the mean right. "hann" multiplies by cos²(π f / 2 f_N).
 
     Args:
         sinograms: shape (..., n_u).
@@ -89,9 +89,9 @@ def sirt(
     used: Tensor | None = None,
     watch: Callable[[int], None] | None = None,
 ) -> Tensor:
-    """Return the result of SIRT with positivity, ρ ← max(0, ρ + C Aᵀ R (p - A ρ)) (Gilbert, 1972; Gregor and Benson, 2008).
+    """Return the result of SIRT with positivity, ρ ← max(0, ρ + C Aᵀ R (p - A ρ)).
 
-    R and C hold the inverse row and column sums of A.
+    R and C hold the inverse row and column sums of A (Gilbert, 1972; Gregor and Benson, 2008).
 
     Args:
         projector: the map A.

@@ -43,7 +43,8 @@ class Levels:
 class Contrast(nn.Module):
     """Intensity of a line integral: bf I = o + g·exp(-∫ρ dl), haadf I = o + g·∫ρ dl.
 
-    In bright field gain and offset are both refined with the field. In HAADF the gain is the unit of the density, a gauge, and fixed.
+    In bright field gain and offset are both refined with the field. In HAADF the gain is the unit of the
+    density, a gauge, and fixed.
     """
 
     def __init__(self, mode: ContrastMode, offset: float, gain: float) -> None:
@@ -83,7 +84,8 @@ def decide_mode(series: TiltSeries) -> tuple[ContrastMode, str]:
     """Tell bright field from HAADF by how the intensity changes with tilt.
 
     Around the tilt axis a slab is 1/cos θ times as thick at tilt θ: bright field darkens, HAADF brightens. Where the
-    thickness does not change so (a needle), vacuum beside the specimen tells: it is the brightest in bright field and the darkest in HAADF.
+    thickness does not change so (a needle), vacuum beside the specimen tells: it is the brightest in bright field and
+    the darkest in HAADF.
 
     Args:
         series: the tilt series.
@@ -104,8 +106,8 @@ def decide_mode(series: TiltSeries) -> tuple[ContrastMode, str]:
         mode = "haadf" if vacuum > 0 else "bf"
         return mode, f"{mode}: the specimen is {'brighter' if vacuum > 0 else 'darker'} than the vacuum beside it"
     raise InputError(
-        f"{series.name}: cannot tell bright field from HAADF: the intensity changes by {slope:+.1%} of its range as the path "
-        "through a slab doubles, and no vacuum is seen beside the specimen; say which with --mode bf or --mode haadf"
+        f"{series.name}: cannot tell bright field from HAADF: the intensity changes by {slope:+.1%} of its range as the "
+        "path through a slab doubles, and no vacuum is seen beside the specimen; say which with --mode bf or --mode haadf"
     )
 
 
@@ -156,7 +158,8 @@ def clean_range(series: TiltSeries) -> tuple[float, float]:
 def estimate_levels(series: TiltSeries, mode: ContrastMode) -> Levels:
     """Estimate gain, offset and depth from how the central mean follows o + g·exp(-τ/cos θ), or o + g·τ/cos θ.
 
-    In bright field the brightest level is taken for o + g, in HAADF the darkest for o. They start the fit, which refines them.
+    In bright field the brightest level is taken for o + g, in HAADF the darkest for o. They start the fit, which
+    refines them.
 
     Args:
         series: the tilt series.

@@ -16,11 +16,12 @@ Projection
         s = -x sin θ + z cos θ                  ↓ z (grows with the slice index)
 
 Units
-    Degrees at the border (files, CLI, config), radians inside. Lengths in nm, named so (``pixel_size_nm``); inside a fit
-    lengths are in pixels. MRC voxel sizes are Å and are converted in :mod:`tiltfield.io.mrc` alone.
+    Degrees at the border (files, CLI, config), radians inside. Lengths in nm, named so (``pixel_size_nm``); inside a
+    fit lengths are in pixels. MRC voxel sizes are Å and are converted in :mod:`tiltfield.io.mrc` alone.
 
 Other programs
-    ASTRA ``parallel`` (2D) with angle φ and volume rows growing downwards projects to u = x cos φ - row sin φ: use φ = -θ.
+    ASTRA ``parallel`` (2D) with angle φ and volume rows growing downwards projects to u = x cos φ - row sin φ:
+    use φ = -θ.
     IMOD's ``tilt`` with an unrotated .tlt file agrees up to the direction of z.
 """
 

@@ -41,10 +41,12 @@ EMPTY = (
 )
 MARGIN = 0.05  # share of the field of view added above and below the layers that are not vacuum
 BESIDE = 0.25  # share of the specimen's mean density above which the specimen goes on beyond the field of view
-MEAN = 0.5
+POINTS = {"hashgrid": 50_000, "mlp": 12_000, "voxels": 50_000}  # field points a step, about
+MEAN = 0.5  # initial density, in units of the typical one
 TRIAL_ROWS = 16
 TRIAL_PASSES = 30
-TRIAL_SHARE = 0.03  # of a limited run's time, for each weight tried
+TRIAL_SHARE = 0.07  # of a limited run's time, for each weight tried
+TRIALS_SHARE = 0.35  # of a limited run's time, after which no further weight is tried
 TIME_SHARE = 0.95  # of a limited run's time, by the end of the fit; the rest is for writing
 FIRST_CHECKPOINT_SECONDS = 2.0
 CHECKPOINT_SECONDS = 20.0
@@ -119,7 +121,7 @@ class Solution:
 
 
 def first_plan(series: TiltSeries, mode: ContrastMode) -> Plan:
-    """Return what the images alone tell: levels, noise and recording; the specimen is taken as thick as the field is wide.
+    """Return what the images alone tell: levels, noise, recording; the specimen is taken as thick as the field is wide.
 
     Args:
         series: the tilt series.
@@ -203,8 +205,8 @@ def inside_box(angles_deg: np.ndarray, n_u: int, n_x: int, n_z: int) -> np.ndarr
 def coarse_fit(series: TiltSeries, plan: Plan, config: ReconstructConfig, device: torch.device) -> Plan:
     """Return the plan with gain, offset, extents and typical density from a fit of binned images.
 
-    The box is as thick as the field of view is wide and wide enough for every ray, so that the fit itself shows where the
-    specimen is: in z, and beyond the field of view.
+    The box is as thick as the field of view is wide and wide enough for every ray, so that the fit itself shows where
+    the specimen is: in z, and beyond the field of view.
 
     Args:
         series: the tilt series.
@@ -272,7 +274,7 @@ def _thickness(profile: np.ndarray, n_u: int, bin_by: int) -> float:
 
 
 def _whole(thickness: float, n_u: int) -> int:
-    """Return a thickness in whole pixels, even or odd as the field of view is wide, so that both have the same centre."""
+    """Return a thickness in whole pixels, even or odd as the field of view is wide, so that both share a centre."""
     odd = n_u % 2
     return max(4 + odd, 2 * round((thickness - odd) / 2) + odd)
 
@@ -316,9 +318,9 @@ def new_state(
     return start(density, model, Contrast(plan.mode, plan.offset, plan.gain).to(device), schedule, generator)
 
 
-def block_size(problem: Problem) -> int:
-    """Return how many slices a step takes: about 50,000 points, at least two slices, at most 16."""
-    return min(problem.box.n_y, max(2, min(16, round(50_000 / (problem.box.n_z * problem.box.n_x)))))
+def block_size(problem: Problem, field: str) -> int:
+    """Return how many slices a step of a field takes, two to sixteen, so that a step stays short."""
+    return min(problem.box.n_y, max(2, min(16, round(POINTS[field] / (problem.box.n_z * problem.box.n_x)))))
 
 
 def schedule_for(
@@ -334,7 +336,7 @@ def schedule_for(
     """
     return Schedule(
         passes=PASSES[config.preset],
-        block=block_size(problem),
+        block=block_size(problem, config.field),
         tv_weight=tv_weight,
         learning_rate=RATES[config.field],
         seconds=seconds,
@@ -344,10 +346,10 @@ def schedule_for(
 def rehearse(problem: Problem, plan: Plan, config: ReconstructConfig, device: torch.device, observer: Observer) -> Plan:
     """Learn the noise, and choose the weight of the total variation, on a block of slices.
 
-    Slices share nothing but the noise model, so a block stands for the whole. A first fit under Poisson-Gaussian noise gives
-    the line of variance against intensity. Then the weights are tried from strong to weak, each fit starting from the one
-    before, and the held-out pixels choose. A flow, which would go on learning from one trial to the next and so favour the
-    later ones, is represented by the Poisson-Gaussian model that it starts from.
+    Slices share nothing but the noise model, so a block stands for the whole. A first fit under Poisson-Gaussian noise
+    gives the line of variance against intensity. Then the weights are tried from strong to weak, each fit starting from
+    the one before, and the held-out pixels choose. A flow, which would go on learning from one trial to the next and so
+    favour the later ones, is represented by the Poisson-Gaussian model that it starts from.
 
     Args:
         problem: the whole.
@@ -375,6 +377,7 @@ def rehearse(problem: Problem, plan: Plan, config: ReconstructConfig, device: to
     noise = "poisson-gaussian" if config.noise == "flow" else config.noise
     state.noise = new_state(block, plan, trial, config.field, noise, config.seed, device).noise
     weights = [strength / plan.deviation for strength in STRENGTHS]
+    stop = math.inf if config.max_time is None else time.perf_counter() + TRIALS_SHARE * config.max_time
 
     def score(weight: float) -> float:
         nonlocal state
@@ -386,7 +389,8 @@ def rehearse(problem: Problem, plan: Plan, config: ReconstructConfig, device: to
         observer.progress("regulariser weight", (weights.index(weight) + 1) / len(weights), None, {"held-out": value})
         return value
 
-    weight, scores = choose_weight(score, weights)
+    in_time = (w for k, w in enumerate(weights) if k == 0 or time.perf_counter() < stop)
+    weight, scores = choose_weight(score, in_time)
     observer.say(
         f"total variation weight {weight:.3g}, chosen by held-out pixels among {len(scores)} "
         f"from {max(scores):.3g} to {min(scores):.3g}"

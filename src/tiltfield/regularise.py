@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor
@@ -16,11 +16,11 @@ def total_variation(slices: Tensor, scale: float, *, sharpness: float = SHARPNES
     """Return the mean concave 3D total variation κ·log(1 + g/κ), g = sqrt(|∇ρ/s|² + ε²) - ε.
 
     For g ≪ κ this is the total variation of Rudin et al. (1992) in Charbonnier's form; large gradients cost only their
-    logarithm, as in reweighted total variation (Candès et al., 2008), which keeps the contrast of edges. Above and below the
-    slices is vacuum: without the step to it, a specimen that fills the box would cost less than one that ends inside.
+    logarithm, as in reweighted total variation (Candès et al., 2008), which keeps the contrast of edges. Above and below
+    the slices is vacuum: without the step to it, a specimen that fills the box would cost less than one that ends inside.
 
     Args:
-        slices: density of adjacent slices, shape (y, z, x), at least 2 along each axis.
+        slices: density of adjacent slices, shape (y, z, x), at least 2 along x; one alone counts as its own neighbour.
         scale: s, typical density, > 0.
         sharpness: ε, > 0.
         edge: κ, > 0; infinity gives the plain total variation.
@@ -28,6 +28,7 @@ def total_variation(slices: Tensor, scale: float, *, sharpness: float = SHARPNES
     Returns:
         scalar ≥ 0, mean over the voxels that have a neighbour on each axis.
     """
+    slices = slices.expand(max(2, len(slices)), -1, -1)
     r = torch.nn.functional.pad(slices / scale, (0, 0, 1, 1))
     inner = r[:-1, :-1, :-1]
     square = (r[1:, :-1, :-1] - inner).square()
@@ -36,14 +37,14 @@ def total_variation(slices: Tensor, scale: float, *, sharpness: float = SHARPNES
     return (gradient if math.isinf(edge) else edge * torch.log1p(gradient / edge)).mean()
 
 
-def choose_weight(score: Callable[[float], float], weights: Sequence[float]) -> tuple[float, dict[float, float]]:
+def choose_weight(score: Callable[[float], float], weights: Iterable[float]) -> tuple[float, dict[float, float]]:
     """Return the weight with the lowest score, going from strong to weak and stopping after two rises.
 
     The minimum is refined by the parabola through it and its neighbours, over the logarithm of the weight.
 
     Args:
-        score: held-out negative log-likelihood of a fit with this weight; called in the order given, so that each fit may
-            start from the one before.
+        score: held-out negative log-likelihood of a fit with this weight; called in the order given, so that each fit
+            may start from the one before.
         weights: candidates, falling.
 
     Returns:

@@ -17,7 +17,7 @@ class Reconstruction:
     """What a method made of a tilt series.
 
     Attributes:
-        volume: the density, per pixel of path, over the field of view; along z as thick as the specimen was found to be.
+        volume: the density, per pixel of path, over the field of view; along z as thick as the specimen was found.
         rendered: its images, float32, shape (tilt, row, col), in the units of the data.
         metrics: figures of the run, JSON-ready.
         config: every setting, resolved.

@@ -66,8 +66,8 @@ class NoiseModel(nn.Module):
     def log_prob(self, observed: Tensor, clean: Tensor) -> Tensor:
         """Return log p(observed | clean): a density, or a mass at saturation and for quantised data.
 
-        Its gradient with respect to `clean` takes the shape of the noise at `clean` as given: a field must not explain a
-        misfit by growing brighter where brighter pixels are noisier.
+        Its gradient with respect to `clean` takes the shape of the noise at `clean` as given: a field must not explain
+        a misfit by growing brighter where brighter pixels are noisier.
 
         Args:
             observed: recorded intensity, any shape.

@@ -1,4 +1,4 @@
-"""First guesses of the noise from the images themselves: a line of variance against intensity, saturation, quantisation."""
+"""First guesses of the noise from the images themselves: variance against intensity, saturation, quantisation."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ class NoiseLine:
 def estimate_noise(images: np.ndarray) -> NoiseLine:
     """Return the line through the variance of neighbour differences against the local mean.
 
-    The residual of a pixel against the mean of its four neighbours has 5/4 of the noise variance where the clean image is
-    locally linear. Medians over bins of the local mean keep structure and outliers from counting.
+    The residual of a pixel against the mean of its four neighbours has 5/4 of the noise variance where the clean image
+    is locally linear. Medians over bins of the local mean keep structure and outliers from counting.
 
     Args:
         images: intensities scaled to about 0 to 1, shape (tilt, row, col).
@@ -86,7 +86,7 @@ def find_recording(series: TiltSeries, line: NoiseLine, low: float, high: float)
 
 
 def _ends(images: np.ndarray) -> tuple[tuple[float, float], tuple[int, int, int, int]]:
-    """Return smallest and largest value, and how many pixels have the smallest, its neighbour, the largest, its neighbour.
+    """Return smallest and largest value, and how many pixels have the smallest, its neighbour, the largest, its.
 
     The neighbour is the most common value within 2 % of the range.
     """
