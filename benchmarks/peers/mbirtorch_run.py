@@ -42,16 +42,19 @@ RECON_KEYS = frozenset({"max_iterations", "stop_threshold_change_pct"})
 DEFAULTS: Parameters = {"use_ror_mask": False, "partition_sequence": (2, 4), "verbose": 0}
 
 # The sweep. Measured on slabs of 96³ with ellipsoidal shells, 67 tilts in ±50°, noise of SNR 0.7 (variances), and on
-# the same after an exponential, clipping to [0, 1] and the logarithm; PSNR after the best affine fit, whole cube / slab.
+# the same after an exponential, clipping to [0, 1] and the logarithm; PSNR after the best affine fit, whole cube /
+# slab.
 # - snr_db and sharpness are redundant. snr_db sets the data's σ_y, sharpness the prior's σ_x ∝ 2^sharpness; for small
-#   steps only σ_x/σ_y counts (6.0 dB a unit of sharpness), for large ones σ_x^q/σ_y^2, q = 1.2 (3.6 dB). The best snr_db
-#   was 22, 15, 7 and -4 at sharpness -2, 0, 2 and 4: about RIDGE_DB a unit. Along that ridge the slab's PSNR was 18.2, 18.2,
-#   18.1 and 18.0, the cube's (100 iterations) 19.2, 20.0, 20.0 and 20.0. Off it, 4 dB to either side cost about 1 dB.
+#   steps only σ_x/σ_y counts (6.0 dB a unit of sharpness), for large ones σ_x^q/σ_y^2, q = 1.2 (3.6 dB). The best
+#   snr_db was 22, 15, 7 and -4 at sharpness -2, 0, 2 and 4: about RIDGE_DB a unit. Along that ridge the slab's PSNR
+#   was 18.2, 18.2, 18.1 and 18.0, the cube's (100 iterations) 19.2, 20.0, 20.0 and 20.0. Off it, 4 dB to either side
+#   cost about 1 dB.
 # - So snr_db is swept at the default sharpness of 1, where its best was 11 (10 on the second kind of data); then
 #   sharpness, along the ridge. Both ends of the sweep were 2 to 4 dB below the best.
-# - The default 15 iterations are too few: at (0, 16) the cube's PSNR was 17.3, 18.2, 19.0, 19.5 and 19.9 after 15, 25,
-#   40, 60 and 90, while the slab's stood at 18.2 from 25 on: what changes is the empty space in the missing wedge, slowly.
-#   So the sweep runs 25, which rank alike, and the best set runs 100. The threshold of 0.2 % would stop it at about 65.
+# - The default 15 iterations are too few: at (0, 16) the cube's PSNR was 17.3, 18.2, 19.0, 19.5 and 19.9 after 15,
+#   25, 40, 60 and 90, while the slab's stood at 18.2 from 25 on: what changes is the empty space in the missing
+#   wedge, slowly. So the sweep runs 25, which rank alike, and the best set runs 100. The threshold of 0.2 % would
+#   stop it at about 65.
 # - Positivity changed 0.03 dB or less, with either sign; it stays on, since density is not negative.
 # - Weights exp(-2 sinogram) from the noisy data themselves lost 0.4 dB (they follow the noise): better none.
 SNR_DB = (22.0, 17.0, 14.0, 11.0, 8.0, 4.0, -2.0)

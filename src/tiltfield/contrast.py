@@ -106,8 +106,9 @@ def decide_mode(series: TiltSeries) -> tuple[ContrastMode, str]:
         mode = "haadf" if vacuum > 0 else "bf"
         return mode, f"{mode}: the specimen is {'brighter' if vacuum > 0 else 'darker'} than the vacuum beside it"
     raise InputError(
-        f"{series.name}: cannot tell bright field from HAADF: the intensity changes by {slope:+.1%} of its range as the "
-        "path through a slab doubles, and no vacuum is seen beside the specimen; say which with --mode bf or --mode haadf"
+        f"{series.name}: cannot tell bright field from HAADF: the intensity changes by {slope:+.1%} of its range as "
+        "the path through a slab doubles, and no vacuum is seen beside the specimen; say which with --mode bf or "
+        "--mode haadf"
     )
 
 

@@ -55,9 +55,9 @@ def _same_box(volume: Volume, truth: Volume) -> np.ndarray:
     extra = truth.data.shape[0] - volume.data.shape[0]
     if volume.data.shape[1:] != truth.data.shape[1:] or extra % 2:
         raise InputError(
-            f"the volume has shape {volume.data.shape} (z, y, x), the truth {truth.data.shape}: expected equal y and x, "
-            "and z that differs by an even number (both are centred); reconstruct at the truth's size, or crop or bin one "
-            "of them"
+            f"the volume has shape {volume.data.shape} (z, y, x), the truth {truth.data.shape}: expected equal y and "
+            "x, and z that differs by an even number (both are centred); reconstruct at the truth's size, or crop or "
+            "bin one of them"
         )
     if extra < 0:
         return volume.data[-extra // 2 : extra // 2]

@@ -1,8 +1,8 @@
 """The one training loop: field, noise model and contrast fitted jointly to the slices of a series.
 
 One step takes a block of adjacent slices, evaluates the field on them, projects them at every tilt, turns line
-integrals into intensities, and descends on ``-mean log p(observed | clean) + w · TV(density)``. A few pixels are held out of the
-likelihood; they say when to stop and how strong to regularise.
+integrals into intensities, and descends on ``-mean log p(observed | clean) + w · TV(density)``. A few pixels are held
+out of the likelihood; they say when to stop and how strong to regularise.
 """
 
 from __future__ import annotations

@@ -15,9 +15,10 @@ EDGE = 0.3  # gradients well above this count by their logarithm, so that strong
 def total_variation(slices: Tensor, scale: float, *, sharpness: float = SHARPNESS, edge: float = EDGE) -> Tensor:
     """Return the mean concave 3D total variation κ·log(1 + g/κ), g = sqrt(|∇ρ/s|² + ε²) - ε.
 
-    For g ≪ κ this is the total variation of Rudin et al. (1992) in Charbonnier's form; large gradients cost only their
-    logarithm, as in reweighted total variation (Candès et al., 2008), which keeps the contrast of edges. Above and below
-    the slices is vacuum: without the step to it, a specimen that fills the box would cost less than one that ends inside.
+    For g ≪ κ this is the total variation of Rudin et al. (1992) in Charbonnier's form; large gradients cost only
+    their logarithm, as in reweighted total variation (Candès et al., 2008), which keeps the contrast of edges. Above
+    and below the slices is vacuum: without the step to it, a specimen that fills the box would cost less than one
+    that ends inside.
 
     Args:
         slices: density of adjacent slices, shape (y, z, x), at least 2 along x; one alone counts as its own neighbour.
