@@ -215,10 +215,10 @@ def coarse_fit(series: TiltSeries, plan: Plan, config: ReconstructConfig, device
         device: where to compute.
     """
     n_full = series.images.shape[2]
-    bin_by = max(1, math.ceil(n_full / COARSE_COLUMNS))
+    bin_by = min(max(1, math.ceil(n_full / COARSE_COLUMNS)), series.images.shape[1])
     gentle = np.abs(series.angles_deg) <= 60
     binned = series.select(np.flatnonzero(gentle)) if gentle.sum() >= 5 else series
-    binned = binned.binned(min(bin_by, series.images.shape[1]))
+    binned = binned.binned(bin_by)
     n_u = binned.images.shape[2]
     steepest = math.radians(float(np.max(np.abs(binned.angles_deg))))
     room = math.ceil(n_u / 2 * (1 / math.cos(steepest) - 1)) + side_padding(n_u, binned.angles_deg)

@@ -191,7 +191,7 @@ def test_the_gradient_is_right_in_the_tails(name, recording, observed):
     clean = ((torch.arange(-30, 160, 7) + 0.4) / 128).to(F64).requires_grad_()
 
     def brighter_by(step):
-        """Shift all but the shape of the noise: observing less, with lower saturation values, is as if clean were more."""
+        """Shift all but the noise's shape: observing less, with lower saturation values, is as if clean were more."""
         bounds = {end: None if (value := getattr(recording, end)) is None else value - step for end in ("low", "high")}
         model.recording = replace(recording, **bounds)
         return model.log_prob((tensor(observed) - step).expand_as(clean), clean)
