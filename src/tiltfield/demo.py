@@ -12,7 +12,7 @@ from rich.table import Table
 
 from tiltfield.config import ReconstructConfig, SimulateConfig
 from tiltfield.errors import InputError
-from tiltfield.evaluate import evaluate
+from tiltfield.evaluate import evaluate, same_box
 from tiltfield.observe import Observer
 from tiltfield.reconstruct import reconstruct
 from tiltfield.report import compare_figure
@@ -65,8 +65,10 @@ def run_demo(out: Path, observer: Observer, *, size: int, max_time: float, overw
     simulation.save(out / "data", overwrite=overwrite)
     entries = [_wbp(simulation, observer), _best_sirt(simulation, observer)]
     entries.append(_neural(simulation, out, observer, max_time, overwrite))
+    truth = simulation.volume()
+    named = {f"{e.name}\n{e.psnr_db:.1f} dB": Volume(same_box(e.volume, truth), truth.voxel_size_nm) for e in entries}
     with atomic(out / "comparison.png") as part:
-        compare_figure(simulation.volume(), {f"{e.name}\n{e.psnr_db:.1f} dB": e.volume for e in entries}, part)
+        compare_figure(simulation.volume(), named, part)
     return entries
 
 

@@ -29,7 +29,7 @@ def evaluate(volume: Volume, truth: Volume, inside: Volume | np.ndarray | None =
     Kniesel et al., CVPR 2022 (measures on min-max scaled volumes).
     """
     mask = None if inside is None else _mask(inside, truth)
-    a, b = _same_box(volume, truth), truth.data
+    a, b = same_box(volume, truth), truth.data
     figures: dict[str, float | str] = {
         "psnr_affine_db": psnr_affine(a, b),
         "psnr_minmax_db": psnr_minmax(a, b),
@@ -50,7 +50,7 @@ def _resolutions(a: np.ndarray, b: np.ndarray, voxel_size_nm: float | None) -> d
     return found | {"fsc_unit": "nm" if voxel_size_nm else "voxels"}
 
 
-def _same_box(volume: Volume, truth: Volume) -> np.ndarray:
+def same_box(volume: Volume, truth: Volume) -> np.ndarray:
     """Return the volume padded with vacuum, or cropped, along z alone, to the truth's box; both are centred."""
     extra = truth.data.shape[0] - volume.data.shape[0]
     if volume.data.shape[1:] != truth.data.shape[1:] or extra % 2:
