@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import math
 import resource
 import sys
@@ -34,6 +35,7 @@ BYTES_PER_POINT = {"hashgrid": 600, "mlp": 30_000, "voxels": 80}  # activations 
 BYTES_PER_PIXEL = 40  # images, their slices, masks, likelihood, rendered images
 BASE_BYTES = 400e6  # the interpreter and its libraries
 CLASSICAL_ROWS = 64
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
 
 
 @dataclass(frozen=True)
@@ -128,6 +130,7 @@ def reconstruct(
     Kniesel et al., Clean Implicit 3D Structure from Noisy 2D STEM Images, CVPR 2022.
     """
     began = time.perf_counter()
+    keep_freed_memory()
     observer = observer or Observer()
     config = _settled(config, settings)
     check_memory(series.images.shape, config)
@@ -158,6 +161,18 @@ def reconstruct(
 def _settled(config: ReconstructConfig | None, settings: dict[str, Any]) -> ReconstructConfig:
     base = {} if config is None else config.model_dump(exclude_unset=True)
     return ReconstructConfig.parse({**base, **settings}, "settings")
+
+
+def keep_freed_memory() -> None:
+    """Ask the C library to keep freed memory for the next step instead of returning it to the system.
+
+    Every step frees and allocates tensors of some megabytes. Where page faults are dear, returning them each time made steps
+    up to 26 times slower. Does nothing where the C library is not glibc.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None:
+        mallopt(_M_MMAP_THRESHOLD, 32 * 2**20)  # the largest that glibc takes
+        mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def pick_device(name: str) -> torch.device:
