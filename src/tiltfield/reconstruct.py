@@ -166,8 +166,8 @@ def _settled(config: ReconstructConfig | None, settings: dict[str, Any]) -> Reco
 def keep_freed_memory() -> None:
     """Ask the C library to keep freed memory for the next step instead of returning it to the system.
 
-    Every step frees and allocates tensors of some megabytes. Where page faults are dear, returning them each time made steps
-    up to 26 times slower. Does nothing where the C library is not glibc.
+    Every step frees and allocates tensors of some megabytes. Where page faults are dear, returning them each time made
+    steps up to 26 times slower. Does nothing where the C library is not glibc.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:
