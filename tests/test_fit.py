@@ -2,6 +2,7 @@
 
 import io
 import time
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from tiltfield import fit as loop
 from tiltfield.contrast import Contrast
 from tiltfield.fields import make_field
 from tiltfield.fields.base import Box
-from tiltfield.fit import Outcome, Problem, Schedule, fit, held_out, render, slices_of, start, step
+from tiltfield.fit import Outcome, Problem, Schedule, _close_pass, fit, held_out, render, slices_of, start, step
 from tiltfield.geometry import SliceGeometry, centred
 from tiltfield.noise import make_noise
 from tiltfield.projector import SliceProjector
@@ -170,6 +171,23 @@ def test_ctrl_c_gives_the_best_so_far():
         )
 
 
+def test_a_checkpoint_after_ctrl_c_goes_on_as_if_uninterrupted():
+    problem = make_problem()
+    whole, state = make_state(problem), make_state(problem)
+    fit(problem, whole, SCHEDULE)
+
+    def watch(state, done, figures):
+        if state.step == 20:
+            raise KeyboardInterrupt
+
+    assert fit(problem, state, SCHEDULE, watch) is Outcome.INTERRUPTED
+    again = make_state(problem, seed=1)
+    again.load_state_dict(state.state_dict())
+    fit(problem, again, SCHEDULE)
+    assert same(parameters(whole), parameters(again))
+    assert whole.curve == again.curve
+
+
 def test_ctrl_c_in_the_first_pass_gives_what_there_is():
     problem = make_problem()
     state = make_state(problem)
@@ -198,13 +216,25 @@ def test_data_that_are_no_numbers_end_the_fit_with_finite_parameters(when):
     assert all(torch.isfinite(v).all() for v in parameters(state).values())
 
 
-def test_a_fit_that_gets_no_better_stops():
+def test_a_fit_that_only_learns_the_noise_stops():
     problem = make_problem()
-    schedule = Schedule(passes=60, block=7, tv_weight=0.0, learning_rate=0.5, patience=0.1)
-    state = make_state(problem, schedule)
+    noise = torch.randn(problem.observed.shape, generator=torch.Generator().manual_seed(1))
+    problem = replace(problem, observed=problem.observed + 10 * SIGMA * noise)
+    schedule = Schedule(passes=60, block=7, tv_weight=0.0, learning_rate=0.3, patience=0.1)
+    state = make_state(problem, schedule, noise="l2")
     assert fit(problem, state, schedule) is Outcome.CONVERGED
     assert 30 < len(state.curve) < 60
-    assert state.best_step < state.step
+    assert state.best_pass < len(state.curve)
+
+
+def test_a_pass_within_a_standard_error_of_the_best_is_kept():
+    problem = make_problem()
+    state = make_state(problem)
+    for held, kept in ((1.0, 1), (1.005, 2), (1.02, 2), (0.9, 4)):  # standard deviation 1, n = 10⁴: error 0.01
+        state.held_count, state.held_sum, state.held_square = 10_000, held * 10_000, (1 + held**2) * 10_000
+        _close_pass(state)
+        assert state.best_pass == kept
+    assert state.best_held == 0.9
 
 
 def test_the_time_limit_is_kept(monkeypatch):

@@ -18,6 +18,8 @@ from tiltfield.series import TiltSeries
 ContrastMode = Literal["bf", "haadf"]
 
 _CENTRE = 0.3  # share of the columns around the tilt axis in which a slab fills the view at every tilt
+_DARK_OFFSET = -0.04  # offset, from the darkest level, in units of the range, where nothing better is known
+_NO_VACUUM = 2.5  # a free gain must explain the means so many times better before vacuum counts as not in view
 _TRANSMISSION_FLOOR = 0.05  # classical methods take the logarithm of noisy transmissions no lower than this
 
 
@@ -159,8 +161,8 @@ def clean_range(series: TiltSeries) -> tuple[float, float]:
 def estimate_levels(series: TiltSeries, mode: ContrastMode) -> Levels:
     """Estimate gain, offset and depth from how the central mean follows o + g·exp(-τ/cos θ), or o + g·τ/cos θ.
 
-    In bright field the brightest level is taken for o + g, in HAADF the darkest for o. They start the fit, which
-    refines them.
+    In bright field the brightest level is taken for o + g, unless the means say clearly that no vacuum is in view; in
+    HAADF the darkest is taken for o. They start the fit, which refines them.
 
     Args:
         series: the tilt series.
@@ -175,11 +177,27 @@ def estimate_levels(series: TiltSeries, mode: ContrastMode) -> Levels:
     if mode == "haadf":
         depth = float(np.clip(np.median(unit / path), 0.05, 1.0))
         return Levels(low, high, low, high - low, depth)
-    fit = least_squares(
-        lambda p: p[0] + (1 - p[0]) * np.exp(-p[1] * path) - unit, x0=[-0.02, 1.5], bounds=([-0.1, 0.1], [0.0, 5.0])
+    offset, gain, depth = _bright_field_levels(unit, path)
+    return Levels(low, high, low + offset * (high - low), gain * (high - low), depth)
+
+
+def _bright_field_levels(mean: np.ndarray, path: np.ndarray) -> tuple[float, float, float]:
+    """Return o, g and τ of o + g·exp(-τ·path), in units of the range of the images.
+
+    A section that fills every image shows no vacuum, and g lies beyond the range. Gain and offset are not both to be
+    told from the means: with the gain free, the offset is a little below the darkest level.
+    """
+    seen = least_squares(
+        lambda p: p[0] + (1 - p[0]) * np.exp(-p[1] * path) - mean,
+        x0=[_DARK_OFFSET, 1.5],
+        bounds=([-0.1, 0.1], [0.0, 5.0]),
     )
-    offset = low + float(fit.x[0]) * (high - low)
-    return Levels(low, high, offset, high - offset, float(fit.x[1]))
+    unseen = least_squares(
+        lambda p: _DARK_OFFSET + p[0] * np.exp(-p[1] * path) - mean, x0=[1.0, 1.5], bounds=([1.0, 0.1], [20.0, 5.0])
+    )
+    if seen.cost > _NO_VACUUM * unseen.cost:
+        return _DARK_OFFSET, float(unseen.x[0]), float(unseen.x[1])
+    return float(seen.x[0]), float(1 - seen.x[0]), float(seen.x[1])
 
 
 def linearise(images: np.ndarray, mode: ContrastMode, levels: Levels) -> np.ndarray:

@@ -66,7 +66,7 @@ class Schedule:
         contrast_rate: of gain and offset.
         jitter: random shift of the sampling grid, pixels.
         seconds: if set, the schedule is compressed to end by then.
-        patience: share of the passes without a better held-out likelihood after which to stop.
+        patience: share of the passes with a held-out likelihood below the best after which to stop.
     """
 
     passes: int
@@ -96,6 +96,12 @@ class Outcome(Enum):
     )
 
 
+_POSITION = (
+    *("step", "queue", "elapsed", "held_sum", "held_square", "held_count"),
+    *("best_held", "best_pass", "best", "curve"),
+)
+
+
 @dataclass(eq=False)
 class FitState:
     """Everything that changes during a fit: parameters, optimiser, random numbers, position, best so far."""
@@ -109,11 +115,13 @@ class FitState:
     queue: list[int] = field(default_factory=list)
     elapsed: float = 0.0
     held_sum: float = 0.0
+    held_square: float = 0.0
     held_count: int = 0
     best_held: float = math.inf
-    best_step: int = 0
+    best_pass: int = 0
     best: dict[str, Any] = field(default_factory=dict)
     curve: list[float] = field(default_factory=list)
+    interrupted: dict[str, Any] | None = None  # the state_dict of the moment, before the best parameters were restored
 
     @property
     def modules(self) -> dict[str, torch.nn.Module]:
@@ -130,14 +138,14 @@ class FitState:
             self.modules[name].load_state_dict(values)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return tensors and plain values that :meth:`load_state_dict` takes."""
-        plain = ("step", "queue", "elapsed", "held_sum", "held_count", "best_held", "best_step", "curve")
+        """Return tensors and plain values that :meth:`load_state_dict` takes, from which the fit can go on."""
+        if self.interrupted is not None:
+            return self.interrupted
         return {
             **{name: module.state_dict() for name, module in self.modules.items()},
             "optimiser": self.optimiser.state_dict(),
             "generator": self.generator.get_state(),
-            "best": self.best,
-            **{name: copy.copy(getattr(self, name)) for name in plain},
+            **{name: copy.copy(getattr(self, name)) for name in _POSITION},
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -146,7 +154,7 @@ class FitState:
             module.load_state_dict(state[name])
         self.optimiser.load_state_dict(state["optimiser"])
         self.generator.set_state(state["generator"])
-        for name in ("step", "queue", "elapsed", "held_sum", "held_count", "best_held", "best_step", "best", "curve"):
+        for name in _POSITION:
             setattr(self, name, copy.deepcopy(state[name]))
 
 
@@ -197,8 +205,10 @@ def step(problem: Problem, state: FitState, schedule: Schedule, done: float) -> 
     if math.isfinite(loss.item()):  # else the parameters would be lost with it
         _descend(state, loss, _rate(done, state.step))
     with torch.no_grad():
-        state.held_sum -= (log_prob * held).sum().item()
-        state.held_count += int(held.sum().item())
+        kept = log_prob[held].double()
+        state.held_sum -= kept.sum().item()
+        state.held_square += kept.square().sum().item()
+        state.held_count += len(kept)
     state.step += 1
     return {"loss": loss.item(), "nll": nll.item(), "tv": variation.item()}
 
@@ -252,7 +262,8 @@ Watcher = Callable[[FitState, float, dict[str, float]], None]
 def fit(problem: Problem, state: FitState, schedule: Schedule, watch: Watcher | None = None) -> Outcome:
     """Run the schedule from wherever the state stands, and leave the best parameters in it.
 
-    Best is the pass with the lowest held-out negative log-likelihood. Ctrl-C ends the fit early with what there is.
+    Best is the last pass whose held-out negative log-likelihood is within a standard error of the lowest. Ctrl-C ends
+    the fit early with what there is.
 
     Args:
         problem: the data.
@@ -264,6 +275,7 @@ def fit(problem: Problem, state: FitState, schedule: Schedule, watch: Watcher | 
         how it ended.
     """
     outcome = Outcome.FINISHED
+    state.interrupted = None
     total = schedule.steps(problem.box.n_y)
     clock = time.perf_counter() - state.elapsed
     try:
@@ -282,6 +294,7 @@ def fit(problem: Problem, state: FitState, schedule: Schedule, watch: Watcher | 
                 watch(state, _done(state, schedule, total), figures)
     except KeyboardInterrupt:
         outcome = Outcome.INTERRUPTED
+        state.interrupted = copy.deepcopy(state.state_dict())
     if outcome is not Outcome.INTERRUPTED or state.best:
         state.restore_best()
     return outcome
@@ -293,18 +306,23 @@ def _done(state: FitState, schedule: Schedule, total: int) -> float:
 
 
 def _close_pass(state: FitState) -> None:
-    """Judge the pass that ends here by its held-out pixels."""
-    held = state.held_sum / max(1, state.held_count)
-    state.held_sum, state.held_count = 0.0, 0
+    """Judge the pass that ends here by its held-out pixels, and keep it unless it is worse than the best.
+
+    Within one standard error the later pass counts as no worse: the learning rate has fallen since.
+    """
+    count = max(1, state.held_count)
+    held = state.held_sum / count
+    error = math.sqrt(max(0.0, state.held_square / count - held**2) / count)
+    state.held_sum, state.held_square, state.held_count = 0.0, 0.0, 0
     state.curve.append(held)
-    if held < state.best_held:
-        state.best_held, state.best_step = held, state.step
+    if held <= state.best_held + error:
+        state.best_held, state.best_pass = min(held, state.best_held), len(state.curve)
         state.keep_best()
 
 
 def _stalled(state: FitState, schedule: Schedule) -> bool:
     passes = len(state.curve)
-    since = passes - 1 - min(range(passes), key=state.curve.__getitem__)
+    since = passes - state.best_pass
     return passes > schedule.passes // 2 and since > max(5, schedule.patience * schedule.passes)
 
 

@@ -14,7 +14,6 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from scipy.ndimage import label
 
 from tiltfield.config import ReconstructConfig
 from tiltfield.contrast import Contrast, ContrastMode, estimate_levels
@@ -35,14 +34,16 @@ HELD_OUT = 0.05  # share of the pixels kept out of the loss
 COARSE_COLUMNS = 32  # the coarse fit bins images to about this many columns
 STRENGTHS = tuple(0.24 * 0.6**k for k in range(9))  # tried weights of the total variation, times the noise deviation
 PASSES = {"draft": 15, "standard": 45, "fine": 150}
+LEAST_STEPS = 10  # a pass counts as at least so many steps, so that small volumes are not cut short
 RATES = {"hashgrid": 5e-3, "mlp": 5e-4, "voxels": 0.1}
-EMPTY = (
-    0.1  # a layer of the coarse fit is vacuum if it is no denser than this, from the emptiest (0) to the densest (1)
-)
-MARGIN = 0.05  # share of the field of view added above and below the layers that are not vacuum
+EDGE = 0.15  # density of the coarse fit where the specimen ends along z, from the emptiest layer (0) to the densest (1)
+BLURRED = 1.2  # true extent over that at which the coarse profile, narrowed by the missing wedge, falls to EDGE
+MARGIN = 0.02  # share of the field of view added above and below
 BESIDE = 0.25  # share of the specimen's mean density above which the specimen goes on beyond the field of view
 POINTS = {"hashgrid": 50_000, "mlp": 12_000, "voxels": 50_000}  # field points a step, about
 MEAN = 0.5  # initial density, in units of the typical one
+MISFIT = 0.01  # of the range of intensities: alignment, interpolation and a common gain explain images no better
+FIRST_MISFIT = 0.05  # likewise, of a fit that has only begun; the noise model learns how fast it falls
 TRIAL_ROWS = 16
 TRIAL_PASSES = 30
 TRIAL_SHARE = 0.07  # of a limited run's time, for each weight tried
@@ -267,10 +268,20 @@ def _thickness(profile: np.ndarray, n_u: int, bin_by: int) -> float:
 
     The ends of the box gather what no layer explains, so only the layers that join on to the densest one count.
     """
-    z = np.abs(np.arange(len(profile)) - (len(profile) - 1) / 2)
-    parts, _ = label(profile > profile.min() + EMPTY * (profile.max() - profile.min()))
-    solid = parts == parts[profile.argmax()]
-    return 2 * ((float(z[solid].max()) + 0.5) * bin_by + MARGIN * n_u)
+    height = (profile - profile.min()) / (profile.max() - profile.min())
+    peak, middle = int(height.argmax()), (len(height) - 1) / 2
+    above = _fall(height[peak:]) + peak - middle
+    below = _fall(height[peak::-1]) - peak + middle
+    return 2 * (BLURRED * max(above, below) * bin_by + MARGIN * n_u)
+
+
+def _fall(height: np.ndarray) -> float:
+    """Return where a profile first falls below EDGE, in fractions of an index; its length less a half if nowhere."""
+    low = np.flatnonzero(height < EDGE)
+    if not low.size:
+        return len(height) - 0.5
+    after = int(low[0])
+    return after - (EDGE - height[after]) / (height[after - 1] - height[after])
 
 
 def _whole(thickness: float, n_u: int) -> int:
@@ -308,12 +319,13 @@ def new_state(
     model = make_noise(
         noise,
         slope=plan.slope,
-        floor=plan.floor,
+        floor=max(plan.floor, FIRST_MISFIT**2),
         dark=plan.dark,
         low=-0.1,
         high=1.1,
         recording=plan.recording,
         generator=generator,
+        misfit=MISFIT,
     ).to(device)
     return start(density, model, Contrast(plan.mode, plan.offset, plan.gain).to(device), schedule, generator)
 
@@ -334,9 +346,11 @@ def schedule_for(
         tv_weight: weight of the total variation.
         seconds: time the fit may take, if limited.
     """
+    block = block_size(problem, config.field)
+    steps = math.ceil(problem.box.n_y / block)
     return Schedule(
-        passes=PASSES[config.preset],
-        block=block_size(problem, config.field),
+        passes=math.ceil(PASSES[config.preset] * max(1.0, LEAST_STEPS / steps)),
+        block=block,
         tv_weight=tv_weight,
         learning_rate=RATES[config.field],
         seconds=seconds,

@@ -25,6 +25,7 @@ class Start:
     high: float
     recording: Recording | None
     generator: torch.Generator
+    misfit: float
 
     def __post_init__(self) -> None:
         if not (self.slope > 0 and self.floor > 0):
@@ -39,7 +40,7 @@ class Start:
 
     def line(self) -> PoissonGaussian:
         """Return the Poisson-Gaussian model."""
-        return PoissonGaussian(self.slope, self.floor, self.dark, self.recording)
+        return PoissonGaussian(self.slope, self.floor, self.dark, self.recording, self.misfit)
 
     def flow(self) -> RadialFlow:
         """Return the flow that starts from it."""
@@ -66,6 +67,7 @@ def make_noise(
     high: float,
     recording: Recording | None,
     generator: torch.Generator,
+    misfit: float = 0.0,
 ) -> NoiseModel:
     """Make a noise model by name, starting from the variance floor + slope · max(c - dark, 0).
 
@@ -80,6 +82,7 @@ def make_noise(
         high: largest, > low.
         recording: saturation and quantisation, or None; l2 and l1, being plain losses, ignore it.
         generator: source of the initial values.
+        misfit: standard deviation that the image model leaves unexplained, which the line never falls below.
 
     Returns:
         the model, on the CPU.
@@ -89,4 +92,4 @@ def make_noise(
     """
     if name not in NOISES:
         raise InputError(f"unknown noise model '{name}', expected one of {', '.join(NOISES)}{nearest(name, NOISES)}")
-    return NOISES[name](Start(slope, floor, dark, low, high, recording, generator))
+    return NOISES[name](Start(slope, floor, dark, low, high, recording, generator, misfit))

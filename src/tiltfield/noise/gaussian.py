@@ -38,9 +38,14 @@ class Gaussian(NoiseModel):
 
 
 class PoissonGaussian(Gaussian):
-    """n = sqrt(b + a·max(c - c₀, 0)) ε: readout noise b, shot noise that grows with the counts (Foi et al., 2008)."""
+    """n = sqrt(m² + b + a·max(c - c₀, 0)) ε: readout noise b, shot noise that grows with the counts (Foi et al., 2008).
 
-    def __init__(self, slope: float, floor: float, dark: float = 0.0, recording: Recording | None = None) -> None:
+    m is not learned: however little noise the dark pixels have, the model of the image is not better than that.
+    """
+
+    def __init__(
+        self, slope: float, floor: float, dark: float = 0.0, recording: Recording | None = None, misfit: float = 0.0
+    ) -> None:
         """Start from a line of variance against intensity.
 
         Args:
@@ -48,15 +53,17 @@ class PoissonGaussian(Gaussian):
             floor: b, variance at the dark level, > 0.
             dark: c₀, intensity without electrons.
             recording: saturation and quantisation.
+            misfit: m, standard deviation of what the image model leaves unexplained, ≥ 0.
         """
         NoiseModel.__init__(self, recording)
         self.log_slope = nn.Parameter(torch.tensor(math.log(slope)))
         self.log_floor = nn.Parameter(torch.tensor(math.log(floor)))
-        self.dark = dark
+        self.dark, self.misfit = dark, misfit
 
     def log_deviation(self, clean: Tensor) -> Tensor:
-        """Return log σ = ½ log(b + a·max(c - c₀, 0))."""
-        return 0.5 * torch.log(self.log_floor.exp() + self.log_slope.exp() * (clean - self.dark).clamp_min(0))
+        """Return log σ = ½ log(m² + b + a·max(c - c₀, 0))."""
+        shot = self.log_slope.exp() * (clean - self.dark).clamp_min(0)
+        return 0.5 * torch.log(self.misfit**2 + self.log_floor.exp() + shot)
 
 
 class L2(NoiseModel):

@@ -24,7 +24,7 @@ Progress = Callable[[str, float], None]
 
 NOISE_STREAM = 3
 DEPTH = 7.0  # optical depth of unit density over one unit of length, the box spanning [-1, 1]
-SHOT_SHARE = 0.8  # share of the mean noise variance that is shot noise
+SHOT_SHARE = 0.98  # share of the mean noise variance that is shot noise; docs/log.md has the measurement
 BLOCK_VOXELS = 32_000_000
 WIDEST_TILT = 80.0
 
