@@ -92,7 +92,7 @@ FACTORS = (1 / 4, 1 / 2, 1 / math.sqrt(2), 1.0, math.sqrt(2), 2.0, 4.0)
 
 # The peer's sweep, one setting after another, each at the best of those before. On seed 0, snr_db 10, 15, 20 at
 # sharpness 0 gave 18.15, 18.50, 16.74 dB; sharpness -1 at 15 gave 17.43, no positivity 18.19, a linear sinogram 16.91.
-PEER_SNR_DB = (12.0, 15.0, 18.0)
+PEER_SNR_DB = (12.0, 15.0, 18.0, 21.0)
 PEER_SHARPNESS = (-0.5, 0.5)  # 0 is in the first part
 PEER_SCRIPT = ROOT / "benchmarks" / "peers" / "mbirtorch_run.py"
 # What a peer's result depends on; other changes of the package leave it valid.

@@ -11,6 +11,7 @@ from tiltfield.config import NoiseName
 from tiltfield.errors import InputError
 from tiltfield.noise import NOISES, make_noise
 from tiltfield.noise.base import Recording
+from tiltfield.noise.flow import _Moments
 
 F64 = torch.float64
 QUANTUM = 1 / 64
@@ -191,17 +192,33 @@ def test_the_gradient_is_right_in_the_tails(name, recording, observed):
     clean = ((torch.arange(-30, 160, 7) + 0.4) / 128).to(F64).requires_grad_()
 
     def brighter_by(step):
-        """Brighten the clean image; where the gradient is to leave the noise's shape alone, shift all else instead."""
-        if model.conditioning(clean) is clean:
-            return model.log_prob(tensor(observed).expand_as(clean), clean + step)
+        """Shift all but the noise's shape: observing less, with lower saturation values, is as if clean were more."""
         bounds = {end: None if (value := getattr(recording, end)) is None else value - step for end in ("low", "high")}
         model.recording = replace(recording, **bounds)
         return model.log_prob((tensor(observed) - step).expand_as(clean), clean)
 
+    if name == "flow":  # the field follows the flow's mean and variance alone
+        model = _Moments(model)
     (gradient,) = torch.autograd.grad(brighter_by(0.0).sum(), clean)
     with torch.no_grad():
         quotient = (brighter_by(1e-7) - brighter_by(-1e-7)) / 2e-7
     torch.testing.assert_close(gradient, quotient, rtol=1e-4, atol=1e-2)
+
+
+@pytest.mark.parametrize("recording", [None, Recording(low=0.0, high=1.0)])
+def test_the_field_follows_the_flows_mean_and_variance(recording):
+    model = make("flow", recording)
+    clean = torch.linspace(0.0, 1.0, 65, dtype=F64)[1:-1].requires_grad_()  # on the nodes of the moments
+    observed = (clean.detach() + 0.2 * torch.randn(63, generator=torch.Generator().manual_seed(2), dtype=F64)).clamp(
+        0, 1
+    )
+    (gradient,) = torch.autograd.grad(model.log_prob(observed, clean).sum(), clean)
+    inside = (observed > 0) & (observed < 1)
+    expected = (observed - clean.detach()) / model.deviation(clean.detach()).square()
+    torch.testing.assert_close(gradient[inside], expected[inside], rtol=1e-6, atol=1e-6)
+    with torch.no_grad():
+        value = model.log_prob(observed, clean)
+    torch.testing.assert_close(model.log_prob(observed, clean), value)
 
 
 @every_case

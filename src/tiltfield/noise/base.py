@@ -66,7 +66,8 @@ class NoiseModel(nn.Module):
     def log_prob(self, observed: Tensor, clean: Tensor) -> Tensor:
         """Return log p(observed | clean): a density, or a mass at saturation and for quantised data.
 
-        How the shape of the noise enters the gradient with respect to `clean`, see :meth:`conditioning`.
+        Its gradient with respect to `clean` takes the shape of the noise at `clean` as given: a field must not explain
+        a misfit by growing brighter where brighter pixels are noisier.
 
         Args:
             observed: recorded intensity, any shape.
@@ -79,7 +80,7 @@ class NoiseModel(nn.Module):
         if rec.quantum is not None:
             result = self._log_bin(observed, clean, rec.quantum)
         else:
-            z, log_det = self.to_normal(observed - clean, self.conditioning(clean))
+            z, log_det = self.to_normal(observed - clean, clean.detach())
             result = log_det - 0.5 * z.square() - _LOG_SQRT_2PI
         half = (rec.quantum or 0.0) / 2
         if rec.low is not None:
@@ -88,27 +89,15 @@ class NoiseModel(nn.Module):
             result = self._log_tail(result, observed >= rec.high, rec.high - half, clean, side=-1)
         return result
 
-    def conditioning(self, clean: Tensor) -> Tensor:
-        """Return the clean intensity on which the shape of the noise is conditioned; here without a gradient.
-
-        A field must not explain a misfit by growing brighter where brighter pixels are noisier. For a variance that is
-        linear in `clean` the gradient is then (observed - clean)/σ², the quasi-score (Wedderburn, 1974), which for
-        Poisson noise is exact.
-
-        Args:
-            clean: clean intensity, any shape.
-        """
-        return clean.detach()
-
     def _log_tail(self, result: Tensor, saturated: Tensor, bound: float, clean: Tensor, side: int) -> Tensor:
         """Put log Φ(side · z(bound)) where pixels are saturated, and compute it only there."""
         there = clean[saturated]
-        z, _ = self.to_normal(bound - there, self.conditioning(there))
+        z, _ = self.to_normal(bound - there, there.detach())
         return result.masked_scatter(saturated, torch.special.log_ndtr(side * z).to(result.dtype))
 
     def _log_bin(self, observed: Tensor, clean: Tensor, quantum: float) -> Tensor:
-        upper, _ = self.to_normal(observed + quantum / 2 - clean, self.conditioning(clean))
-        lower, _ = self.to_normal(observed - quantum / 2 - clean, self.conditioning(clean))
+        upper, _ = self.to_normal(observed + quantum / 2 - clean, clean.detach())
+        lower, _ = self.to_normal(observed - quantum / 2 - clean, clean.detach())
         # By symmetry work in the lower tail, where differences of Φ keep their digits.
         flip = lower + upper > 0
         a = torch.where(flip, -upper, lower)
