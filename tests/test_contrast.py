@@ -57,6 +57,16 @@ def test_bright_field_levels_come_from_the_course_over_the_tilts():
     assert levels.offset + levels.gain == pytest.approx(0.9, abs=0.01)  # vacuum
 
 
+@pytest.mark.parametrize("gain", [1.5, 3.0])
+def test_the_gain_of_a_section_without_vacuum_lies_beyond_the_brightest_image(gain):
+    clean = gain * np.exp(-1.5 / np.cos(np.deg2rad(ANGLES)))
+    noise = 1e-3 * gain * np.random.default_rng(0).standard_normal((len(ANGLES), 12, 40))
+    levels = estimate_levels(TiltSeries(clean[:, None, None] + noise, ANGLES), "bf")
+    assert clean.max() < gain / 4
+    assert levels.gain == pytest.approx(gain, rel=0.25)
+    assert levels.depth == pytest.approx(1.5, rel=0.15)
+
+
 def test_haadf_offset_is_the_vacuum():
     levels = estimate_levels(slab("haadf", offset=5.0, gain=3.0, depth=1.0), "haadf")
     assert levels.offset == pytest.approx(5.0, abs=0.05)

@@ -253,3 +253,14 @@ def test_a_gpu_that_is_not_there_is_refused(monkeypatch):
     assert pick_device("auto").type == "cpu"
     with pytest.raises(InputError, match="--device cpu"):
         pick_device("cuda")
+
+
+def test_the_thickness_is_where_the_coarse_profile_ends():
+    height = np.exp(-(((np.arange(32) - 15.5) / 6) ** 2))
+    half = 6 * np.sqrt(-np.log(neural.EDGE))
+    expected = 2 * (neural.BLURRED * half * 3 + neural.MARGIN * 96)
+    assert neural._thickness(height, 96, 3) == pytest.approx(expected, rel=0.02)
+    ends = height.copy()
+    ends[[0, -1]] = 0.8  # what no layer explains gathers there
+    assert neural._thickness(ends, 96, 3) == pytest.approx(expected, rel=0.02)
+    assert np.isfinite(neural._thickness(np.ones(32), 96, 3))

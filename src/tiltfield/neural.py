@@ -268,7 +268,7 @@ def _thickness(profile: np.ndarray, n_u: int, bin_by: int) -> float:
 
     The ends of the box gather what no layer explains, so only the layers that join on to the densest one count.
     """
-    height = (profile - profile.min()) / (profile.max() - profile.min())
+    height = (profile - profile.min()) / max(float(np.ptp(profile)), 1e-12)
     peak, middle = int(height.argmax()), (len(height) - 1) / 2
     above = _fall(height[peak:]) + peak - middle
     below = _fall(height[peak::-1]) - peak + middle
@@ -278,7 +278,7 @@ def _thickness(profile: np.ndarray, n_u: int, bin_by: int) -> float:
 def _fall(height: np.ndarray) -> float:
     """Return where a profile first falls below EDGE, in fractions of an index; its length less a half if nowhere."""
     low = np.flatnonzero(height < EDGE)
-    if not low.size:
+    if not low.size or low[0] == 0:  # a profile without a peak ends nowhere
         return len(height) - 0.5
     after = int(low[0])
     return after - (EDGE - height[after]) / (height[after - 1] - height[after])

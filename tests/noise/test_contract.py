@@ -221,6 +221,14 @@ def test_the_field_follows_the_flows_mean_and_variance(recording):
     torch.testing.assert_close(model.log_prob(observed, clean), value)
 
 
+@pytest.mark.parametrize("name", ["poisson-gaussian", "flow"])
+def test_the_noise_never_falls_below_the_misfit(name):
+    generator = torch.Generator().manual_seed(0)
+    options = {"slope": 1e-12, "floor": 1e-12, "dark": 0.0, "low": 0.0, "high": 1.0}
+    model = make_noise(name, **options, recording=None, generator=generator, misfit=0.01)
+    torch.testing.assert_close(model.deviation(torch.tensor([0.0, 0.5])), torch.full((2,), 0.01), rtol=1e-3, atol=0)
+
+
 @every_case
 def test_far_tails_pull_the_clean_intensity_back(name, recording):
     model = make(
