@@ -27,7 +27,7 @@ from common import (
     source_hash,
     write_text,
 )
-from tiltfield import neural
+from tiltfield import plan
 from tiltfield.config import SimulateConfig
 from tiltfield.report import compare_figure
 from tiltfield.run import atomic
@@ -42,12 +42,12 @@ CASES = {"wide": (True, False), "narrow": (False, False), "narrow, padded": (Fal
 @contextlib.contextmanager
 def padding_forced(forced: bool) -> Iterator[None]:
     """Make every specimen count as one that goes on beyond the field of view, if `forced`."""
-    before = neural.BESIDE
-    neural.BESIDE = -1.0 if forced else before
+    before = plan.BESIDE
+    plan.BESIDE = -1.0 if forced else before
     try:
         yield
     finally:
-        neural.BESIDE = before
+        plan.BESIDE = before
 
 
 def border_ratio(volume: np.ndarray, inside: np.ndarray, border: int = BORDER) -> float:

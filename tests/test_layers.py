@@ -10,7 +10,7 @@ import tiltfield
 ROOT = Path(tiltfield.__file__).parent
 LAYERS = """
     errors config observe screening series result geometry io
-    projector fields contrast noise regularise fit neural classical denoise
+    projector fields contrast noise regularise fit plan neural classical denoise
     metrics simulate reconstruct evaluate report runfolder run demo paper cli
 """
 ORDER = LAYERS.split()

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from tiltfield import fields, neural
+from tiltfield import fields, neural, plan
 from tiltfield.config import ReconstructConfig
 from tiltfield.errors import InputError
 from tiltfield.evaluate import evaluate
@@ -27,7 +27,7 @@ def quick(monkeypatch):
     """Make the neural fit a matter of a second: the outcome has the right form, no more."""
     monkeypatch.setitem(neural.PASSES, "draft", 2)
     monkeypatch.setitem(fields.FIELDS, "mlp", functools.partial(MLP, width=16, depth=2, n_frequencies=4))
-    monkeypatch.setattr(neural, "COARSE_COLUMNS", 12)
+    monkeypatch.setattr(plan, "COARSE_COLUMNS", 12)
 
 
 def cut(series, tilts, rows, cols):
@@ -78,7 +78,7 @@ def test_the_neural_method_tells_what_it_chose_and_found(cell, quick):
 def test_its_state_loads_with_weights_only(cell, quick, tmp_path):
     result = reconstruct(cell().series(), **QUICK)
     torch.save(dict(result.state), tmp_path / "state.pt")
-    assert set(torch.load(tmp_path / "state.pt", weights_only=True)) == {"plan", "fit"}
+    assert set(torch.load(tmp_path / "state.pt", weights_only=True)) == {"plan", "fit", "prepared"}
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -124,9 +124,35 @@ def test_max_time_is_kept(cell, monkeypatch):
     """By the processor's clock, as others may be using the machine."""
     monkeypatch.setattr(time, "perf_counter", time.process_time)
     result = reconstruct(cell().series(), preset="fine", max_time=6.0, threads=1, device="cpu")
-    assert result.metrics["seconds"] < 9
+    assert result.metrics["seconds"] < 6.6
     assert result.metrics["outcome"] in ("finished", "converged")
     assert result.metrics["steps"] < neural.PASSES["fine"] * 24
+
+
+def test_time_spent_before_the_call_counts(cell, monkeypatch):
+    monkeypatch.setattr(time, "perf_counter", time.process_time)
+    settings = {"preset": "fine", "max_time": 30.0, "threads": 1, "device": "cpu", "tv_weight": 1.0}
+    result = reconstruct(cell().series(), began=time.process_time() - 24.0, **settings)
+    assert 24 < result.metrics["seconds"] < 33
+    assert result.metrics["steps"] < neural.PASSES["fine"] * 24
+
+
+def test_a_resumed_run_keeps_to_the_time_of_the_whole_run(cell, monkeypatch):
+    """What an earlier sitting took counts, and its schedule goes on."""
+    monkeypatch.setattr(time, "perf_counter", time.process_time)
+    monkeypatch.setattr(neural, "FIRST_CHECKPOINT_SECONDS", 0.0)
+    states = []
+
+    class Keeper(Observer):
+        def checkpoint(self, state):
+            states.append(copy.deepcopy(dict(state)))
+
+    series = cell().series()
+    settings = {"preset": "fine", "max_time": 6.0, "threads": 1, "device": "cpu", "tv_weight": 1.0}
+    reconstruct(series, observer=Keeper(), **settings)
+    states[0]["fit"]["elapsed"] = 3.0
+    resumed = reconstruct(series, resume=states[0], **settings)
+    assert resumed.metrics["seconds"] + states[0]["prepared"] + 3.0 < 6.6
 
 
 def test_a_repeat_is_the_same_to_the_bit_and_another_seed_is_not(cell, quick):
@@ -253,14 +279,3 @@ def test_a_gpu_that_is_not_there_is_refused(monkeypatch):
     assert pick_device("auto").type == "cpu"
     with pytest.raises(InputError, match="--device cpu"):
         pick_device("cuda")
-
-
-def test_the_thickness_is_where_the_coarse_profile_ends():
-    height = np.exp(-(((np.arange(32) - 15.5) / 6) ** 2))
-    half = 6 * np.sqrt(-np.log(neural.EDGE))
-    expected = 2 * (neural.BLURRED * half * 3 + neural.MARGIN * 96)
-    assert neural._thickness(height, 96, 3) == pytest.approx(expected, rel=0.02)
-    ends = height.copy()
-    ends[[0, -1]] = 0.8  # what no layer explains gathers there
-    assert neural._thickness(ends, 96, 3) == pytest.approx(expected, rel=0.02)
-    assert np.isfinite(neural._thickness(np.ones(32), 96, 3))

@@ -37,7 +37,8 @@ class FakeFit:
         self.kill_at = self.interrupt_at = self.refuse_at = None
         self.resumed_from = None
 
-    def __call__(self, series, config=None, *, observer=None, resume=None, **settings):
+    def __call__(self, series, config=None, *, observer=None, resume=None, began=None, **settings):
+        self.began = began
         self.resumed_from = dict(resume) if resume else None
         start = int(resume["step"]) if resume else 0
         state = {"step": start, "weights": torch.full((3,), float(start))}
@@ -89,6 +90,12 @@ def history(out):
 def test_every_file_is_there_and_nothing_else(fit, stack, tmp_path):
     go(stack, tmp_path / "run")
     assert sorted(p.name for p in (tmp_path / "run").iterdir()) == sorted(FILES)
+
+
+def test_the_clock_starts_with_the_request(fit, stack, tmp_path):
+    request = Request(tmp_path / "run", stack, {})
+    run(request, Listener())
+    assert fit.began == request.began
 
 
 def test_metrics_are_strict_json(fit, stack, tmp_path):

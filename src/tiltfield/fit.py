@@ -326,34 +326,42 @@ def _stalled(state: FitState, schedule: Schedule) -> bool:
     return passes > schedule.passes // 2 and since > max(5, schedule.patience * schedule.passes)
 
 
-def render(problem: Problem, density: Field, contrast: Contrast, block: int) -> Tensor:
-    """Return the clean images of a field, shape (row, tilt, col), in the units of the problem.
+def evaluate_field(problem: Problem, density: Field, block: int) -> Tensor:
+    """Return a field on the pixel grid of the whole box, shape (row, n_z, n_x).
+
+    Args:
+        problem: gives the box.
+        density: the field.
+        block: slices at a time.
+    """
+    with torch.no_grad():
+        starts = range(0, problem.box.n_y, block)
+        return torch.cat([slices_of(density, problem.box, slice(i, i + block)) for i in starts])
+
+
+def render(problem: Problem, density: Tensor, contrast: Contrast, block: int) -> Tensor:
+    """Return the clean images of a density, shape (row, tilt, col), in the units of the problem.
 
     Args:
         problem: geometry.
-        density: the field.
+        density: shape (row, n_z, n_x).
         contrast: gain and offset.
         block: slices at a time.
     """
     with torch.no_grad():
-        parts = [
-            contrast(problem.projector(slices_of(density, problem.box, slice(i, i + block))))
-            for i in range(0, problem.box.n_y, block)
-        ]
-    return torch.cat(parts)
+        return torch.cat([contrast(problem.projector(part)) for part in density.split(block)])
 
 
-def held_out(problem: Problem, state: FitState, block: int) -> dict[str, float]:
+def held_out(problem: Problem, noise: NoiseModel, clean: Tensor) -> dict[str, float]:
     """Return the mean negative log-likelihood and the root mean squared error of the held-out pixels.
 
     Args:
         problem: the data.
-        state: the fit.
-        block: slices at a time.
+        noise: the noise model.
+        clean: rendered images, shape (row, tilt, col).
     """
-    clean = render(problem, state.field, state.contrast, block)
     held = problem.held
     with torch.no_grad():
-        nll = -state.noise.log_prob(problem.observed[held], clean[held]).mean()
+        nll = -noise.log_prob(problem.observed[held], clean[held]).mean()
         error = (problem.observed[held] - clean[held]).square().mean().sqrt()
     return {"nll": float(nll), "rmse": float(error)}

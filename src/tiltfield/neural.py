@@ -1,7 +1,7 @@
 """The neural reconstruction: from a series to a fitted field.
 
-Everything the user is not asked for is found first: gain and offset, the extent of the specimen, and the noise, by a
-coarse fit of binned images; the weight of the total variation, by fits of a block of slices. Then the whole is fitted.
+Everything the user is not asked for is found first: what :mod:`tiltfield.plan` finds, then the weight of the total
+variation, by fits of a block of slices. Then the whole is fitted.
 """
 
 from __future__ import annotations
@@ -14,92 +14,30 @@ from typing import Any, cast
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from tiltfield.config import ReconstructConfig
-from tiltfield.contrast import Contrast, ContrastMode, estimate_levels
-from tiltfield.fields import make_field
-from tiltfield.fields.base import Box
-from tiltfield.fit import FitState, Outcome, Problem, Schedule, Watcher, fit, held_out, render, slices_of, start
-from tiltfield.geometry import SliceGeometry, side_padding
-from tiltfield.noise import make_noise
-from tiltfield.noise.base import Recording
-from tiltfield.noise.estimate import estimate_noise, find_recording
+from tiltfield.contrast import ContrastMode
+from tiltfield.fit import FitState, Outcome, Problem, Schedule, Watcher, evaluate_field, fit, held_out, render, start
 from tiltfield.noise.gaussian import PoissonGaussian
 from tiltfield.observe import Observer
-from tiltfield.projector import SliceProjector
+from tiltfield.plan import Plan, find_plan, make_problem, new_state
 from tiltfield.regularise import choose_weight
 from tiltfield.series import TiltSeries
 
-HELD_OUT = 0.05  # share of the pixels kept out of the loss
-COARSE_COLUMNS = 32  # the coarse fit bins images to about this many columns
 STRENGTHS = tuple(0.24 * 0.6**k for k in range(9))  # tried weights of the total variation, times the noise deviation
 PASSES = {"draft": 15, "standard": 45, "fine": 150}
 LEAST_STEPS = 10  # a pass counts as at least so many steps, so that small volumes are not cut short
 RATES = {"hashgrid": 5e-3, "mlp": 5e-4, "voxels": 0.1}
-EDGE = 0.15  # density of the coarse fit where the specimen ends along z, from the emptiest layer (0) to the densest (1)
-BLURRED = 1.2  # true extent over that at which the coarse profile, narrowed by the missing wedge, falls to EDGE
-MARGIN = 0.02  # share of the field of view added above and below
-BESIDE = 0.25  # share of the specimen's mean density above which the specimen goes on beyond the field of view
 POINTS = {"hashgrid": 50_000, "mlp": 12_000, "voxels": 50_000}  # field points a step, about
-MEAN = 0.5  # initial density, in units of the typical one
-MISFIT = 0.01  # of the range of intensities: alignment, interpolation and a common gain explain images no better
-FIRST_MISFIT = 0.05  # likewise, of a fit that has only begun; the noise model learns how fast it falls
 TRIAL_ROWS = 16
 TRIAL_PASSES = 30
 TRIAL_SHARE = 0.07  # of a limited run's time, for each weight tried
 TRIALS_SHARE = 0.35  # of a limited run's time, after which no further weight is tried
-TIME_SHARE = 0.95  # of a limited run's time, by the end of the fit; the rest is for writing
+WRITING_SECONDS = 2.0  # of a limited run, for starting Python, the preview and the files
+LEAST_SECONDS = 0.5  # that a fit gets even where no time is left
 FIRST_CHECKPOINT_SECONDS = 2.0
 CHECKPOINT_SECONDS = 20.0
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What was found out about a series before the fit; plain values, kept in checkpoints.
-
-    Attributes:
-        mode: contrast.
-        low: intensity that becomes 0 in the fit's units.
-        high: intensity that becomes 1.
-        offset: o, in the fit's units.
-        gain: g, in the fit's units.
-        n_z: extent of the specimen along z, pixels.
-        padding: columns added on each side.
-        scale: typical density, 1/pixel.
-        slope: variance of the noise per intensity.
-        floor: variance of the noise at the dark level.
-        dark: intensity without electrons.
-        saturated_low: whether dark pixels saturate.
-        saturated_high: whether bright pixels saturate.
-        quantum: spacing of grey values, or None where small against the noise.
-        tv_weight: weight of the total variation; 0 until chosen.
-    """
-
-    mode: ContrastMode
-    low: float
-    high: float
-    offset: float
-    gain: float
-    n_z: int
-    padding: int
-    scale: float
-    slope: float
-    floor: float
-    dark: float
-    saturated_low: float | None
-    saturated_high: float | None
-    quantum: float | None
-    tv_weight: float = 0.0
-
-    @property
-    def recording(self) -> Recording:
-        """Return how the detector wrote the intensities down."""
-        return Recording(self.saturated_low, self.saturated_high, self.quantum)
-
-    @property
-    def deviation(self) -> float:
-        """Return the typical standard deviation of the noise."""
-        return math.sqrt(self.floor + self.slope * max(0.0, 0.5 - self.dark))
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,6 +50,9 @@ class Solution:
         state: the fitted parameters.
         schedule: how the fit proceeded.
         outcome: how it ended.
+        density: the fitted field on the pixel grid, 1/pixel, shape (row, n_z, n_x), with padding.
+        clean: its images, in the fit's units, shape (row, tilt, col).
+        prepared: seconds that the run took before the fit.
     """
 
     plan: Plan
@@ -119,215 +60,9 @@ class Solution:
     state: FitState
     schedule: Schedule
     outcome: Outcome
-
-
-def first_plan(series: TiltSeries, mode: ContrastMode) -> Plan:
-    """Return what the images alone tell: levels, noise, recording; the specimen is taken as thick as the field is wide.
-
-    Args:
-        series: the tilt series.
-        mode: contrast.
-    """
-    levels = estimate_levels(series, mode)
-    span = levels.high - levels.low
-    line = estimate_noise((series.images - levels.low) / span)
-    recording = find_recording(series, line, levels.low, levels.high)
-    n_z = series.images.shape[2]
-    return Plan(
-        mode=mode,
-        low=levels.low,
-        high=levels.high,
-        offset=(levels.offset - levels.low) / span,
-        gain=levels.gain / span,
-        n_z=n_z,
-        padding=0,
-        scale=2 * levels.depth / n_z,
-        slope=line.slope,
-        floor=line.floor,
-        dark=line.dark,
-        saturated_low=recording.low,
-        saturated_high=recording.high,
-        quantum=recording.quantum,
-    )
-
-
-def make_problem(series: TiltSeries, plan: Plan, seed: int, device: torch.device, *, mask_sides: bool) -> Problem:
-    """Return the series as slices, with its held-out pixels and its projector.
-
-    Args:
-        series: the tilt series.
-        plan: extents and levels.
-        seed: of the held-out pixels.
-        device: where to compute.
-        mask_sides: leave out rays that leave the box through its sides.
-    """
-    n_y, n_u = series.images.shape[1:]
-    observed = torch.from_numpy((series.images - plan.low) / (plan.high - plan.low)).permute(1, 0, 2).contiguous()
-    generator = torch.Generator().manual_seed(seed)
-    held = torch.rand(observed.shape, generator=generator) < HELD_OUT
-    valid = torch.ones_like(held)
-    if series.valid is not None:
-        valid = torch.from_numpy(np.ascontiguousarray(series.valid.transpose(1, 0, 2)))
-    n_x = n_u + 2 * plan.padding
-    if mask_sides:
-        valid = valid & torch.from_numpy(inside_box(series.angles_deg, n_u, n_x, plan.n_z))
-    geometry = SliceGeometry.from_degrees(plan.n_z, n_x, n_u, series.angles_deg)
-    projector = SliceProjector(geometry, device=device)
-    return Problem(
-        observed.to(device),
-        (valid & ~held).to(device),
-        (valid & held).to(device),
-        projector,
-        Box(plan.n_z, n_y, n_x),
-        plan.scale,
-    )
-
-
-def inside_box(angles_deg: np.ndarray, n_u: int, n_x: int, n_z: int) -> np.ndarray:
-    """Return which rays stay between the sides of the box all the way through the slab.
-
-    A ray at column u is at x = (u - z sin θ)/cos θ; within |z| ≤ n_z/2 it stays inside |x| ≤ n_x/2 if
-    |u| ≤ (n_x/2) cos θ - (n_z/2) |sin θ|.
-
-    Args:
-        angles_deg: tilts, degrees, shape (tilt,).
-        n_u: detector columns.
-        n_x: width of the box, pixels.
-        n_z: thickness of the slab, pixels.
-
-    Returns:
-        bool, shape (tilt, n_u).
-    """
-    theta = np.deg2rad(angles_deg)[:, None]
-    u = np.arange(n_u)[None] - (n_u - 1) / 2
-    return np.abs(u) <= n_x / 2 * np.cos(theta) - n_z / 2 * np.abs(np.sin(theta)) + 0.5
-
-
-def coarse_fit(series: TiltSeries, plan: Plan, config: ReconstructConfig, device: torch.device) -> Plan:
-    """Return the plan with gain, offset, extents and typical density from a fit of binned images.
-
-    The box is as thick as the field of view is wide and wide enough for every ray, so that the fit itself shows where
-    the specimen is: in z, and beyond the field of view.
-
-    Args:
-        series: the tilt series.
-        plan: what the images alone told.
-        config: thickness, if the user gave it.
-        device: where to compute.
-    """
-    n_full = series.images.shape[2]
-    bin_by = min(max(1, math.ceil(n_full / COARSE_COLUMNS)), series.images.shape[1])
-    gentle = np.abs(series.angles_deg) <= 60
-    binned = series.select(np.flatnonzero(gentle)) if gentle.sum() >= 5 else series
-    binned = binned.binned(bin_by)
-    n_u = binned.images.shape[2]
-    steepest = math.radians(float(np.max(np.abs(binned.angles_deg))))
-    room = math.ceil(n_u / 2 * (1 / math.cos(steepest) - 1)) + side_padding(n_u, binned.angles_deg)
-    small = replace(
-        plan,
-        n_z=n_u,
-        padding=room,
-        scale=plan.scale * bin_by,
-        slope=plan.slope / bin_by**2,
-        floor=plan.floor / bin_by**2,
-        saturated_low=None,
-        saturated_high=None,
-        quantum=None,
-    )
-    problem = make_problem(binned, small, config.seed, device, mask_sides=False)
-    schedule = Schedule(
-        passes=150,
-        block=min(8, problem.box.n_y),
-        tv_weight=0.1 / small.deviation,
-        learning_rate=0.3,
-        contrast_rate=1e-3,
-    )
-    state = new_state(problem, small, schedule, "voxels", "gaussian", config.seed, device)
-    fit(problem, state, schedule)
-    with torch.no_grad():
-        density = slices_of(state.field, problem.box, slice(0, problem.box.n_y)).cpu().numpy()
-    profile = density[:, :, room : room + n_u].mean(axis=(0, 2))
-    if config.thickness == "auto":
-        n_z = min(_whole(_thickness(profile, n_full, bin_by), n_full), n_full)
-    else:
-        n_z = _whole(float(config.thickness) / (series.pixel_size_nm or 1.0), n_full)
-    full = _goes_on(density, room, n_z / bin_by, binned.angles_deg)
-    padding = side_padding(n_z, series.angles_deg) if full else 0
-    return replace(
-        plan,
-        offset=state.contrast.offset.item(),
-        gain=state.contrast.gain.item(),
-        scale=max(float(profile.max()) / bin_by, 1e-6),
-        n_z=n_z,
-        padding=padding,
-    )
-
-
-def _thickness(profile: np.ndarray, n_u: int, bin_by: int) -> float:
-    """Return the extent along z that holds the specimen, pixels, from the mean density of the coarse layers.
-
-    The ends of the box gather what no layer explains, so only the layers that join on to the densest one count.
-    """
-    height = (profile - profile.min()) / max(float(np.ptp(profile)), 1e-12)
-    peak, middle = int(height.argmax()), (len(height) - 1) / 2
-    above = _fall(height[peak:]) + peak - middle
-    below = _fall(height[peak::-1]) - peak + middle
-    return 2 * (BLURRED * max(above, below) * bin_by + MARGIN * n_u)
-
-
-def _fall(height: np.ndarray) -> float:
-    """Return where a profile first falls below EDGE, in fractions of an index; its length less a half if nowhere."""
-    low = np.flatnonzero(height < EDGE)
-    if not low.size or low[0] == 0:  # a profile without a peak ends nowhere
-        return len(height) - 0.5
-    after = int(low[0])
-    return after - (EDGE - height[after]) / (height[after - 1] - height[after])
-
-
-def _whole(thickness: float, n_u: int) -> int:
-    """Return a thickness in whole pixels, even or odd as the field of view is wide, so that both share a centre."""
-    odd = n_u % 2
-    return max(4 + odd, 2 * round((thickness - odd) / 2) + odd)
-
-
-def _goes_on(density: np.ndarray, room: int, thickness: float, angles_deg: np.ndarray) -> bool:
-    """Return whether a coarse density (y, z, x) with `room` columns on each side goes on beyond the field of view."""
-    z = np.abs(np.arange(density.shape[1]) - (density.shape[1] - 1) / 2)
-    slab = density[:, z <= thickness / 2]
-    near = min(room, max(1, side_padding(thickness, angles_deg)))
-    end = density.shape[2] - room
-    beside = np.concatenate([slab[:, :, room - near : room], slab[:, :, end : end + near]], axis=2)
-    return bool(beside.mean() > BESIDE * slab[:, :, room:end].mean())
-
-
-def new_state(
-    problem: Problem, plan: Plan, schedule: Schedule, field: str, noise: str, seed: int, device: torch.device
-) -> FitState:
-    """Return a fresh fit.
-
-    Args:
-        problem: gives the box and the typical density.
-        plan: levels and noise to start from.
-        schedule: gives the learning rates.
-        field: name of the field.
-        noise: name of the noise model.
-        seed: of the initial values and of all randomness of the fit.
-        device: where to compute.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    density = make_field(field, problem.box, scale=problem.scale, mean=MEAN, generator=generator).to(device)
-    model = make_noise(
-        noise,
-        slope=plan.slope,
-        floor=max(plan.floor, FIRST_MISFIT**2),
-        dark=plan.dark,
-        low=-0.1,
-        high=1.1,
-        recording=plan.recording,
-        generator=generator,
-        misfit=MISFIT,
-    ).to(device)
-    return start(density, model, Contrast(plan.mode, plan.offset, plan.gain).to(device), schedule, generator)
+    density: Tensor
+    clean: Tensor
+    prepared: float
 
 
 def block_size(problem: Problem, field: str) -> int:
@@ -335,16 +70,13 @@ def block_size(problem: Problem, field: str) -> int:
     return min(problem.box.n_y, max(2, min(16, round(POINTS[field] / (problem.box.n_z * problem.box.n_x)))))
 
 
-def schedule_for(
-    problem: Problem, config: ReconstructConfig, tv_weight: float, seconds: float | None = None
-) -> Schedule:
+def schedule_for(problem: Problem, config: ReconstructConfig, tv_weight: float) -> Schedule:
     """Return the schedule of a preset.
 
     Args:
         problem: gives the block size.
         config: preset and field.
         tv_weight: weight of the total variation.
-        seconds: time the fit may take, if limited.
     """
     block = block_size(problem, config.field)
     steps = math.ceil(problem.box.n_y / block)
@@ -353,7 +85,6 @@ def schedule_for(
         block=block,
         tv_weight=tv_weight,
         learning_rate=RATES[config.field],
-        seconds=seconds,
     )
 
 
@@ -379,9 +110,8 @@ def rehearse(problem: Problem, plan: Plan, config: ReconstructConfig, device: to
     first = (problem.box.n_y - rows) // 2
     block = problem.rows(first, first + rows)
     limit = None if config.max_time is None else TRIAL_SHARE * config.max_time
-    trial = replace(
-        schedule_for(block, config, STRENGTHS[0] / plan.deviation, limit), passes=TRIAL_PASSES, patience=2.0
-    )
+    trial = schedule_for(block, config, STRENGTHS[0] / plan.deviation)
+    trial = replace(trial, passes=TRIAL_PASSES, patience=2.0, seconds=limit)
     state = new_state(block, plan, trial, config.field, "poisson-gaussian", config.seed, device)
     fit(block, state, trial)
     line = cast(PoissonGaussian, state.noise)
@@ -398,7 +128,8 @@ def rehearse(problem: Problem, plan: Plan, config: ReconstructConfig, device: to
         schedule = replace(trial, tv_weight=weight)
         state = start(state.field, state.noise, state.contrast, schedule, state.generator)
         fit(block, state, schedule)
-        value = held_out(block, state, schedule.block)["nll"]
+        clean = render(block, evaluate_field(block, state.field, schedule.block), state.contrast, schedule.block)
+        value = held_out(block, state.noise, clean)["nll"]
         observer.record({"stage": "weight", "tv_weight": weight, "heldout_nll": value})
         observer.progress("regulariser weight", (weights.index(weight) + 1) / len(weights), None, {"held-out": value})
         return value
@@ -419,6 +150,7 @@ def solve(
     device: torch.device,
     observer: Observer,
     resume: Mapping[str, Any] | None,
+    began: float,
 ) -> Solution:
     """Fit a field to a series.
 
@@ -429,42 +161,35 @@ def solve(
         device: where to compute.
         observer: told of everything.
         resume: a checkpoint of an earlier run, or None.
+        began: when the run began, on the clock of :func:`time.perf_counter`; its time limit counts from there.
     """
-    began = time.perf_counter()
     plan = Plan(**resume["plan"]) if resume else find_plan(series, config, mode, device, observer)
     problem = make_problem(series, plan, config.seed, device, mask_sides=plan.padding > 0)
     if not resume:
         plan = rehearse(problem, plan, config, device, observer)
-    spent = time.perf_counter() - began
-    seconds = None if config.max_time is None else max(0.5, TIME_SHARE * config.max_time - spent)
-    schedule = schedule_for(problem, config, plan.tv_weight, seconds)
+    schedule = schedule_for(problem, config, plan.tv_weight)
     state = new_state(problem, plan, schedule, config.field, config.noise, config.seed, device)
     if resume:
         state.load_state_dict(resume["fit"])
-    outcome = fit(problem, state, schedule, _watcher(problem, plan, schedule, observer))
-    return Solution(plan, problem, state, schedule, outcome)
+    prepared = resume["prepared"] if resume else time.perf_counter() - began
+    if config.max_time is not None:
+        left = config.max_time - prepared - _finishing_seconds(problem, state, schedule.block)
+        schedule = replace(schedule, seconds=max(LEAST_SECONDS, left))
+    outcome = fit(problem, state, schedule, _watcher(plan, prepared, observer))
+    density = evaluate_field(problem, state.field, schedule.block)
+    clean = render(problem, density, state.contrast, schedule.block)
+    return Solution(plan, problem, state, schedule, outcome, density, clean, prepared)
 
 
-def find_plan(
-    series: TiltSeries, config: ReconstructConfig, mode: ContrastMode, device: torch.device, observer: Observer
-) -> Plan:
-    """Return what is found out before the fit, but for the weight, and say it."""
-    plan = coarse_fit(series, first_plan(series, mode), config, device)
-    pixel = series.pixel_size_nm
-    size = f"{plan.n_z} pixels" + (f" ({plan.n_z * pixel:.4g} nm)" if pixel else "")
-    how = "found from a coarse fit" if config.thickness == "auto" else "as given"
-    observer.say(f"thickness {size}, {how}")
-    if plan.padding:
-        observer.say(f"the specimen goes on beyond the field of view: fitting {plan.padding} more columns on each side")
-    ends = [
-        name for name, value in (("dark", plan.saturated_low), ("bright", plan.saturated_high)) if value is not None
-    ]
-    if ends:
-        observer.say(f"{' and '.join(ends)} pixels saturate: they count by their probability mass")
-    return plan
+def _finishing_seconds(problem: Problem, state: FitState, block: int) -> float:
+    """Return how long the steps after the fit will take, by timing one block of slices."""
+    rows = problem.rows(0, min(block, problem.box.n_y))
+    began = time.perf_counter()
+    render(rows, evaluate_field(rows, state.field, block), state.contrast, block)
+    return WRITING_SECONDS + (time.perf_counter() - began) * math.ceil(problem.box.n_y / block)
 
 
-def _watcher(problem: Problem, plan: Plan, schedule: Schedule, observer: Observer) -> Watcher:
+def _watcher(plan: Plan, prepared: float, observer: Observer) -> Watcher:
     """Return what reports and checkpoints while the fit runs."""
     saved = time.perf_counter() - CHECKPOINT_SECONDS + FIRST_CHECKPOINT_SECONDS
 
@@ -486,44 +211,36 @@ def _watcher(problem: Problem, plan: Plan, schedule: Schedule, observer: Observe
                 }
             )
         if time.perf_counter() - saved > CHECKPOINT_SECONDS:
-            observer.checkpoint(checkpoint_of(plan, state))
+            observer.checkpoint(checkpoint_of(plan, state, prepared))
             saved = time.perf_counter()
 
     return watch
 
 
-def checkpoint_of(plan: Plan, state: FitState) -> dict[str, Any]:
+def checkpoint_of(plan: Plan, state: FitState, prepared: float) -> dict[str, Any]:
     """Return tensors and plain values from which :func:`solve` goes on."""
-    return {"plan": asdict(plan), "fit": state.state_dict()}
+    return {"plan": asdict(plan), "fit": state.state_dict(), "prepared": prepared}
 
 
 def volume_of(solution: Solution) -> np.ndarray:
     """Return the fitted density over the field of view, 1/pixel, float32, shape (z, y, x)."""
-    problem, state, plan = solution.problem, solution.state, solution.plan
-    n_z, n_y, n_x = problem.box.shape
-    volume = np.empty((n_z, n_y, n_x - 2 * plan.padding), np.float32)
-    step = solution.schedule.block
-    with torch.no_grad():
-        for first in range(0, n_y, step):
-            part = slices_of(state.field, problem.box, slice(first, first + step))
-            volume[:, first : first + step] = (
-                part[:, :, plan.padding : n_x - plan.padding].permute(1, 0, 2).cpu().numpy()
-            )
-    return volume
+    padding = solution.plan.padding
+    inside = solution.density[:, :, padding : solution.density.shape[2] - padding]
+    return np.ascontiguousarray(inside.permute(1, 0, 2).cpu().numpy())
 
 
 def rendered_of(solution: Solution) -> np.ndarray:
     """Return the clean images of the fitted field in the units of the data, float32, shape (tilt, row, col)."""
     plan = solution.plan
-    unit = render(solution.problem, solution.state.field, solution.state.contrast, solution.schedule.block)
-    return (unit.permute(1, 0, 2).cpu().numpy() * (plan.high - plan.low) + plan.low).astype(np.float32)
+    clean = solution.clean.permute(1, 0, 2).cpu().numpy()
+    return (clean * (plan.high - plan.low) + plan.low).astype(np.float32)
 
 
 def metrics_of(solution: Solution) -> dict[str, Any]:
     """Return the figures of the fit, JSON-ready, intensities in the units of the data."""
     plan, state = solution.plan, solution.state
     span = plan.high - plan.low
-    held = held_out(solution.problem, state, solution.schedule.block)
+    held = held_out(solution.problem, state.noise, solution.clean)
     nodes = torch.linspace(0, 1, 5, device=state.contrast.offset.device)
     return {
         "outcome": solution.outcome.name.lower(),

@@ -110,6 +110,7 @@ def reconstruct(
     *,
     observer: Observer | None = None,
     resume: Mapping[str, Any] | None = None,
+    began: float | None = None,
     **settings: Any,
 ) -> Reconstruction:
     """Reconstruct a volume from a tilt series.
@@ -119,6 +120,8 @@ def reconstruct(
         config: settings; by default those of :class:`ReconstructConfig`.
         observer: told of findings, progress, figures and checkpoints.
         resume: the `state` of an earlier, unfinished reconstruction of the same series with the same settings.
+        began: when the run began, on the clock of :func:`time.perf_counter`, if before this call; `max_time` counts
+            from there.
         **settings: single settings by name, over `config`.
 
     Returns:
@@ -129,7 +132,7 @@ def reconstruct(
 
     Kniesel et al., Clean Implicit 3D Structure from Noisy 2D STEM Images, CVPR 2022.
     """
-    began = time.perf_counter()
+    began = time.perf_counter() if began is None else began
     keep_freed_memory()
     observer = observer or Observer()
     config = _settled(config, settings)
@@ -142,8 +145,11 @@ def reconstruct(
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     mode = _mode(series, config, observer)
-    method = _neural if config.method == "neural" else _classical
-    volume, rendered, figures, state, interrupted = method(series, config, mode, device, observer, resume)
+    if config.method == "neural":
+        parts = _neural(neural.solve(series, config, mode, device, observer, resume, began), observer)
+    else:
+        parts = _classical(series, config, mode, device, observer)
+    volume, rendered, figures, state, interrupted = parts
     resolved = config.model_copy(update={"mode": mode, "device": device.type, "threads": torch.get_num_threads()})
     metrics = {
         "method": config.method,
@@ -208,29 +214,16 @@ def _mode(series: TiltSeries, config: ReconstructConfig, observer: Observer) -> 
 Parts = tuple[np.ndarray, np.ndarray, dict[str, Any], dict[str, Any] | None, bool]
 
 
-def _neural(
-    series: TiltSeries,
-    config: ReconstructConfig,
-    mode: ContrastMode,
-    device: torch.device,
-    observer: Observer,
-    resume: Mapping[str, Any] | None,
-) -> Parts:
-    solution = neural.solve(series, config, mode, device, observer, resume)
+def _neural(solution: neural.Solution, observer: Observer) -> Parts:
     if solution.outcome is not Outcome.FINISHED:
         observer.say(solution.outcome.value)
-    state = neural.checkpoint_of(solution.plan, solution.state)
+    state = neural.checkpoint_of(solution.plan, solution.state, solution.prepared)
     interrupted = solution.outcome is Outcome.INTERRUPTED
     return neural.volume_of(solution), neural.rendered_of(solution), neural.metrics_of(solution), state, interrupted
 
 
 def _classical(
-    series: TiltSeries,
-    config: ReconstructConfig,
-    mode: ContrastMode,
-    device: torch.device,
-    observer: Observer,
-    resume: Mapping[str, Any] | None,
+    series: TiltSeries, config: ReconstructConfig, mode: ContrastMode, device: torch.device, observer: Observer
 ) -> Parts:
     n_tilts, n_y, n_u = series.images.shape
     n_z = n_u

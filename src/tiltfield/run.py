@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -91,6 +92,7 @@ class Request:
         settings: those given, by name; the rest are defaults or, on resuming, the folder's.
         resume: go on with the run in the folder.
         overwrite: replace it.
+        began: when it was asked, on the clock of :func:`time.perf_counter`; a limit on time counts from there.
     """
 
     out: Path
@@ -98,6 +100,7 @@ class Request:
     settings: Mapping[str, Any]
     resume: bool = False
     overwrite: bool = False
+    began: float = field(default_factory=time.perf_counter)
 
 
 def run(request: Request, screen: Observer) -> Reconstruction | None:
@@ -132,17 +135,17 @@ def run(request: Request, screen: Observer) -> Reconstruction | None:
         observer.say(line)
     saved = _checkpoint_of(folder, digest, screen)
     with _undone_if_refused(folder):
-        result = _reconstruct(series, config, observer, saved)
+        result = _reconstruct(series, config, observer, saved, request.began)
     observer.finish(series, result, series_path)
     return result
 
 
 def _reconstruct(
-    series: TiltSeries, config: ReconstructConfig, observer: Observer, saved: dict[str, Any] | None
+    series: TiltSeries, config: ReconstructConfig, observer: Observer, saved: dict[str, Any] | None, began: float
 ) -> Reconstruction:
     from tiltfield.reconstruct import reconstruct
 
-    return reconstruct(series, config, observer=observer, resume=saved["state"] if saved else None)
+    return reconstruct(series, config, observer=observer, resume=saved["state"] if saved else None, began=began)
 
 
 @contextmanager
