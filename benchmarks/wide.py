@@ -117,7 +117,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder of the results")
     parser.add_argument("--size", type=int, default=96, help="edge of the cell, voxels (default: 96)")
-    parser.add_argument("--seconds", type=float, default=60, help="limit of each fit (default: 60)")
+    parser.add_argument("--seconds", type=float, default=150, help="limit of each fit (default: 150)")
     parser.add_argument("--seed", type=int, default=0, help="of the cell and its noise (default: 0)")
     return parser.parse_args()
 

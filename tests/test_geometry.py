@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from tiltfield.geometry import SliceGeometry, centred, detector_coordinate, orient, side_padding
+from tiltfield.geometry import SliceGeometry, centred, detector_coordinate, full_padding, orient, side_padding
 
 PATTERN = np.array([[[1, 2, 3], [4, 5, 6]]])
 
@@ -84,6 +84,15 @@ def test_an_axis_that_is_none_is_refused(axis):
 )
 def test_side_padding_by_hand(thickness, angles, expected):
     assert side_padding(thickness, np.array(angles)) == expected
+
+
+def test_full_padding_holds_every_ray():
+    n_u, thickness, angles = 40, 12.0, np.array([-50.0, 0.0, 35.0])
+    theta = np.deg2rad(angles)[:, None, None]
+    u, z = np.linspace(-n_u / 2, n_u / 2, 5)[:, None], np.linspace(-thickness / 2, thickness / 2, 7)
+    reach = np.abs((u - z * np.sin(theta)) / np.cos(theta)).max()
+    assert 0 <= n_u / 2 + full_padding(n_u, thickness, angles) - reach < 1
+    assert full_padding(n_u, thickness, np.zeros(3)) == 0
 
 
 def test_side_padding_holds_the_rays_through_the_field_of_view():

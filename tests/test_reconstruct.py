@@ -14,6 +14,7 @@ from tiltfield.config import ReconstructConfig
 from tiltfield.errors import InputError
 from tiltfield.evaluate import evaluate
 from tiltfield.fields.mlp import MLP
+from tiltfield.fit import Outcome
 from tiltfield.observe import Observer
 from tiltfield.reconstruct import check_memory, forecast, pick_device, reconstruct
 from tiltfield.series import TiltSeries
@@ -279,3 +280,12 @@ def test_a_gpu_that_is_not_there_is_refused(monkeypatch):
     assert pick_device("auto").type == "cpu"
     with pytest.raises(InputError, match="--device cpu"):
         pick_device("cuda")
+
+
+def test_a_fit_that_diverges_at_once_is_an_error(cell, quick, monkeypatch):
+    def spoil(problem, state, schedule, watch=None):
+        return Outcome.DIVERGED
+
+    monkeypatch.setattr(neural, "fit", spoil)
+    with pytest.raises(InputError, match="--seed"):
+        reconstruct(cell().series(), **QUICK)

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from tiltfield.regularise import choose_weight, total_variation
+from tiltfield.regularise import choose_weight, margin_density, total_variation
 
 EPS = 0.005
 
@@ -110,3 +110,13 @@ def test_one_rise_is_no_reason_to_stop():
 
 def test_a_flat_curve_gives_a_candidate():
     assert choose_weight(lambda w: 1.0, WEIGHTS)[0] in WEIGHTS
+
+
+def test_density_in_the_margin_costs_and_elsewhere_does_not():
+    slices = torch.zeros(2, 8, 3)
+    slices[:, 2:6] = 7.0
+    assert margin_density(slices, 2.0, 2).item() == 0
+    slices[:, 0] = 4.0
+    slices[:, 7] = 2.0
+    assert margin_density(slices, 2.0, 2).item() == pytest.approx((4 + 2) / 2 / 8)
+    assert margin_density(slices, 2.0, 0).item() == 0

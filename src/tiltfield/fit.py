@@ -11,7 +11,7 @@ import copy
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any
 
@@ -23,7 +23,9 @@ from tiltfield.fields.base import Box, Field
 from tiltfield.geometry import centred
 from tiltfield.noise.base import NoiseModel
 from tiltfield.projector import SliceProjector
-from tiltfield.regularise import total_variation
+from tiltfield.regularise import margin_density, total_variation
+
+EMPTY = 0.5  # cost of density where there is believed to be none, against that of as steep a gradient
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,6 +39,7 @@ class Problem:
         projector: from slices (n_z, n_x) to (tilt, col).
         box: region of the field, pixels; its n_y is the number of rows.
         scale: typical density, 1/pixel.
+        margin: layers at each end of z that are believed empty.
     """
 
     observed: Tensor
@@ -45,12 +48,13 @@ class Problem:
     projector: SliceProjector
     box: Box
     scale: float
+    margin: int = 0
 
     def rows(self, start: int, stop: int) -> Problem:
         """Return the problem of a block of rows alone."""
         part = slice(start, stop)
         box = Box(self.box.n_z, stop - start, self.box.n_x)
-        return Problem(self.observed[part], self.used[part], self.held[part], self.projector, box, self.scale)
+        return replace(self, observed=self.observed[part], used=self.used[part], held=self.held[part], box=box)
 
 
 @dataclass(frozen=True)
@@ -84,6 +88,9 @@ class Schedule:
         return self.passes * math.ceil(n_rows / self.block)
 
 
+DIVERGED_ADVICE = "try another --seed or --noise gaussian"
+
+
 class Outcome(Enum):
     """How a fit ended, and what that means for the user."""
 
@@ -91,9 +98,7 @@ class Outcome(Enum):
     FINISHED = "the schedule was completed"
     CONVERGED = "the held-out likelihood stopped improving"
     INTERRUPTED = "the fit was interrupted; the best volume so far was kept"
-    DIVERGED = (
-        "the loss became infinite or NaN; the best volume so far was kept: try another --seed or --noise gaussian"
-    )
+    DIVERGED = f"the loss became infinite or NaN; the best volume so far was kept: {DIVERGED_ADVICE}"
 
 
 _POSITION = (
@@ -201,7 +206,9 @@ def step(problem: Problem, state: FitState, schedule: Schedule, done: float) -> 
     used, held = problem.used[rows], problem.held[rows]
     nll = -(log_prob * used).sum() / used.sum().clamp_min(1)
     variation = total_variation(density, problem.scale)
-    loss = nll + schedule.tv_weight * variation
+    prior = variation + EMPTY * margin_density(density, problem.scale, problem.margin)
+    columns = problem.box.n_x / problem.observed.shape[2]  # so that the weight does not depend on the padding
+    loss = nll + schedule.tv_weight * columns * prior
     if math.isfinite(loss.item()):  # else the parameters would be lost with it
         _descend(state, loss, _rate(done, state.step))
     with torch.no_grad():

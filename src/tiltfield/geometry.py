@@ -118,6 +118,24 @@ def side_padding(thickness: float, angles_deg: np.ndarray) -> int:
     return math.ceil(thickness / 2 * math.tan(math.radians(float(np.max(np.abs(angles_deg))))))
 
 
+def full_padding(n_u: int, thickness: float, angles_deg: np.ndarray) -> int:
+    """Return the columns to add on each side so that every ray stays inside the box all the way through the slab.
+
+    The ray at detector column u passes z at x = (u - z sin θ) / cos θ, which for |u| ≤ n_u/2 and |z| ≤ t/2 is at most
+    ``n_u / (2 cos θ) + (t / 2) · tan θ``.
+
+    Args:
+        n_u: detector columns.
+        thickness: t, extent of the slab along z, pixels.
+        angles_deg: tilts, degrees, shape (tilt,).
+
+    Returns:
+        whole pixels, ≥ 0.
+    """
+    steepest = math.radians(float(np.max(np.abs(angles_deg))))
+    return math.ceil(n_u / 2 * (1 / math.cos(steepest) - 1) + thickness / 2 * math.tan(steepest))
+
+
 def orient(images: np.ndarray, tilt_axis: str | float) -> np.ndarray:
     """Turn images so that the tilt axis is vertical (along the rows' y).
 

@@ -18,7 +18,20 @@ from torch import Tensor
 
 from tiltfield.config import ReconstructConfig
 from tiltfield.contrast import ContrastMode
-from tiltfield.fit import FitState, Outcome, Problem, Schedule, Watcher, evaluate_field, fit, held_out, render, start
+from tiltfield.errors import InputError
+from tiltfield.fit import (
+    DIVERGED_ADVICE,
+    FitState,
+    Outcome,
+    Problem,
+    Schedule,
+    Watcher,
+    evaluate_field,
+    fit,
+    held_out,
+    render,
+    start,
+)
 from tiltfield.noise.gaussian import PoissonGaussian
 from tiltfield.observe import Observer
 from tiltfield.plan import Plan, find_plan, make_problem, new_state
@@ -162,6 +175,9 @@ def solve(
         observer: told of everything.
         resume: a checkpoint of an earlier run, or None.
         began: when the run began, on the clock of :func:`time.perf_counter`; its time limit counts from there.
+
+    Raises:
+        InputError: if the fit diverged before there was anything to keep.
     """
     plan = Plan(**resume["plan"]) if resume else find_plan(series, config, mode, device, observer)
     problem = make_problem(series, plan, config.seed, device, mask_sides=plan.padding > 0)
@@ -176,6 +192,8 @@ def solve(
         left = config.max_time - prepared - _finishing_seconds(problem, state, schedule.block)
         schedule = replace(schedule, seconds=max(LEAST_SECONDS, left))
     outcome = fit(problem, state, schedule, _watcher(plan, prepared, observer))
+    if outcome is Outcome.DIVERGED and not state.best:
+        raise InputError(f"{series.name}: the loss became infinite or NaN in the first pass; {DIVERGED_ADVICE}")
     density = evaluate_field(problem, state.field, schedule.block)
     clean = render(problem, density, state.contrast, schedule.block)
     return Solution(plan, problem, state, schedule, outcome, density, clean, prepared)

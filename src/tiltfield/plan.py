@@ -17,7 +17,7 @@ from tiltfield.contrast import Contrast, ContrastMode, estimate_levels
 from tiltfield.fields import make_field
 from tiltfield.fields.base import Box
 from tiltfield.fit import FitState, Problem, Schedule, evaluate_field, fit, start
-from tiltfield.geometry import SliceGeometry, side_padding
+from tiltfield.geometry import SliceGeometry, full_padding, side_padding
 from tiltfield.noise import make_noise
 from tiltfield.noise.base import Recording
 from tiltfield.noise.estimate import estimate_noise, find_recording
@@ -27,9 +27,11 @@ from tiltfield.series import TiltSeries
 
 HELD_OUT = 0.05  # share of the pixels kept out of the loss
 COARSE_COLUMNS = 32  # the coarse fit bins images to about this many columns
+COARSE_STRENGTH = 0.036  # weight of the total variation in the coarse fit, times the noise deviation
+GENTLE = 60.0  # degrees: the box is made wide enough for rays of tilts up to this
 EDGE = 0.15  # density of the coarse fit where the specimen ends along z, from the emptiest layer (0) to the densest (1)
 BLURRED = 1.2  # true extent over that at which the coarse profile, narrowed by the missing wedge, falls to EDGE
-MARGIN = 0.02  # share of the field of view added above and below
+MARGIN = 0.02  # share of the field of view added above and below, and believed empty
 BESIDE = 0.25  # share of the specimen's mean density above which the specimen goes on beyond the field of view
 MEAN = 0.5  # initial density, in units of the typical one
 MISFIT = 0.01  # of the range of intensities: alignment, interpolation and a common gain explain images no better
@@ -47,6 +49,7 @@ class Plan:
         offset: o, in the fit's units.
         gain: g, in the fit's units.
         n_z: extent of the specimen along z, pixels.
+        margin: layers at each end of z that are believed empty.
         padding: columns added on each side.
         scale: typical density, 1/pixel.
         slope: variance of the noise per intensity.
@@ -64,6 +67,7 @@ class Plan:
     offset: float
     gain: float
     n_z: int
+    margin: int
     padding: int
     scale: float
     slope: float
@@ -104,6 +108,7 @@ def first_plan(series: TiltSeries, mode: ContrastMode) -> Plan:
         offset=(levels.offset - levels.low) / span,
         gain=levels.gain / span,
         n_z=n_z,
+        margin=0,
         padding=0,
         scale=2 * levels.depth / n_z,
         slope=line.slope,
@@ -144,6 +149,7 @@ def make_problem(series: TiltSeries, plan: Plan, seed: int, device: torch.device
         projector,
         Box(plan.n_z, n_y, n_x),
         plan.scale,
+        plan.margin,
     )
 
 
@@ -181,12 +187,11 @@ def coarse_fit(series: TiltSeries, plan: Plan, config: ReconstructConfig, device
     """
     n_full = series.images.shape[2]
     bin_by = min(max(1, math.ceil(n_full / COARSE_COLUMNS)), series.images.shape[1])
-    gentle = np.abs(series.angles_deg) <= 60
-    binned = series.select(np.flatnonzero(gentle)) if gentle.sum() >= 5 else series
+    gentle = _gentle(series.angles_deg)
+    binned = series.select(gentle)
     binned = binned.binned(bin_by)
     n_u = binned.images.shape[2]
-    steepest = math.radians(float(np.max(np.abs(binned.angles_deg))))
-    room = math.ceil(n_u / 2 * (1 / math.cos(steepest) - 1)) + side_padding(n_u, binned.angles_deg)
+    room = full_padding(n_u, n_u, binned.angles_deg)
     small = replace(
         plan,
         n_z=n_u,
@@ -202,7 +207,7 @@ def coarse_fit(series: TiltSeries, plan: Plan, config: ReconstructConfig, device
     schedule = Schedule(
         passes=150,
         block=min(8, problem.box.n_y),
-        tv_weight=0.1 / small.deviation,
+        tv_weight=COARSE_STRENGTH / small.deviation,
         learning_rate=0.3,
         contrast_rate=1e-3,
     )
@@ -211,22 +216,34 @@ def coarse_fit(series: TiltSeries, plan: Plan, config: ReconstructConfig, device
     density = evaluate_field(problem, state.field, problem.box.n_y).cpu().numpy()
     profile = density[:, :, room : room + n_u].mean(axis=(0, 2))
     if config.thickness == "auto":
-        n_z = min(_whole(_thickness(profile, n_full, bin_by), n_full), n_full)
+        seen, margin = _thickness(profile, bin_by), round(MARGIN * n_full)
+        n_z = min(_whole(seen + 2 * margin, n_full), n_full)
+        margin = max(0, min(margin, round((n_z - seen) / 2)))
     else:
+        margin = 0
         n_z = _whole(float(config.thickness) / (series.pixel_size_nm or 1.0), n_full)
     full = _goes_on(density, room, n_z / bin_by, binned.angles_deg)
-    padding = side_padding(n_z, series.angles_deg) if full else 0
+    padding = 0
+    if full:  # rays that see little of the field of view still tell what lies beside it, which the others cross
+        padding = max(side_padding(n_z, series.angles_deg), full_padding(n_full, n_z, series.angles_deg[gentle]))
     return replace(
         plan,
         offset=state.contrast.offset.item(),
         gain=state.contrast.gain.item(),
         scale=max(float(profile.max()) / bin_by, 1e-6),
         n_z=n_z,
+        margin=margin,
         padding=padding,
     )
 
 
-def _thickness(profile: np.ndarray, n_u: int, bin_by: int) -> float:
+def _gentle(angles_deg: np.ndarray) -> np.ndarray:
+    """Return the indices of the tilts up to GENTLE, of all if they are few; room for steeper rays would be dear."""
+    gentle = np.flatnonzero(np.abs(angles_deg) <= GENTLE)
+    return gentle if len(gentle) >= 5 else np.arange(len(angles_deg))
+
+
+def _thickness(profile: np.ndarray, bin_by: int) -> float:
     """Return the extent along z that holds the specimen, pixels, from the mean density of the coarse layers.
 
     The ends of the box gather what no layer explains, so only the layers that join on to the densest one count.
@@ -235,7 +252,7 @@ def _thickness(profile: np.ndarray, n_u: int, bin_by: int) -> float:
     peak, middle = int(height.argmax()), (len(height) - 1) / 2
     above = _fall(height[peak:]) + peak - middle
     below = _fall(height[peak::-1]) - peak + middle
-    return 2 * (BLURRED * max(above, below) * bin_by + MARGIN * n_u)
+    return 2 * BLURRED * max(above, below) * bin_by
 
 
 def _fall(height: np.ndarray) -> float:

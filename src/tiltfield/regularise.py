@@ -38,6 +38,25 @@ def total_variation(slices: Tensor, scale: float, *, sharpness: float = SHARPNES
     return (gradient if math.isinf(edge) else edge * torch.log1p(gradient / edge)).mean()
 
 
+def margin_density(slices: Tensor, scale: float, margin: int) -> Tensor:
+    """Return the density in the outermost layers along z over that typical of the specimen, Σ_margin ρ/s / N.
+
+    A box is made thicker than the specimen seems, for safety. Where tilted rays do not show where a section ends, a
+    little density in that margin fits as well as none; its cost makes it none, unless the images ask for it.
+
+    Args:
+        slices: density of adjacent slices, shape (y, z, x).
+        scale: s, typical density, > 0.
+        margin: layers at each end of z that are believed empty, ≥ 0.
+
+    Returns:
+        scalar ≥ 0, mean over all voxels N.
+    """
+    layers = slices.shape[1]
+    ends = slices[:, :margin].sum() + slices[:, layers - margin :].sum()
+    return ends / (scale * slices.numel())
+
+
 def choose_weight(score: Callable[[float], float], weights: Iterable[float]) -> tuple[float, dict[float, float]]:
     """Return the weight with the lowest score, going from strong to weak and stopping after two rises.
 
