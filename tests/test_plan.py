@@ -2,8 +2,33 @@
 
 import numpy as np
 import pytest
+import torch
 
 from tiltfield import plan
+from tiltfield.config import ReconstructConfig, SimulateConfig
+from tiltfield.plan import coarse_fit, first_plan, inside_box
+from tiltfield.simulate import simulate
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def wide():
+    """A slab that goes on beyond the images."""
+    return simulate(SimulateConfig(size=48, tilts="-50:50:4", snr=2.0, wide=True)).series()
+
+
+def test_a_wide_slab_gets_room_for_every_ray_and_a_margin(wide):
+    found = coarse_fit(wide, first_plan(wide, "bf"), ReconstructConfig(), CPU)
+    assert found.margin == round(plan.MARGIN * 48) == 1
+    assert inside_box(wide.angles_deg, 48, 48 + 2 * found.padding, found.n_z).all()
+    assert not inside_box(wide.angles_deg, 48, 48 + 2 * found.padding - 4, found.n_z).all()
+
+
+def test_a_given_thickness_is_taken_without_a_margin(wide):
+    config = ReconstructConfig(thickness=str(30 * wide.pixel_size_nm))
+    found = coarse_fit(wide, first_plan(wide, "bf"), config, CPU)
+    assert (found.n_z, found.margin) == (30, 0)
 
 
 def test_the_thickness_is_where_the_coarse_profile_ends():
