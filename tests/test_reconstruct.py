@@ -23,6 +23,16 @@ METHODS = ("neural", "wbp", "sirt")
 QUICK = {"preset": "draft", "tv_weight": 1.0, "device": "cpu"}
 
 
+class Keeper(Observer):
+    """Keeps every checkpoint."""
+
+    def __init__(self):
+        self.states = []
+
+    def checkpoint(self, state):
+        self.states.append(copy.deepcopy(dict(state)))
+
+
 @pytest.fixture
 def quick(monkeypatch):
     """Make the neural fit a matter of a second: the outcome has the right form, no more."""
@@ -142,18 +152,14 @@ def test_a_resumed_run_keeps_to_the_time_of_the_whole_run(cell, monkeypatch):
     """What an earlier sitting took counts, and its schedule goes on."""
     monkeypatch.setattr(time, "perf_counter", time.process_time)
     monkeypatch.setattr(neural, "FIRST_CHECKPOINT_SECONDS", 0.0)
-    states = []
-
-    class Keeper(Observer):
-        def checkpoint(self, state):
-            states.append(copy.deepcopy(dict(state)))
-
+    keeper = Keeper()
     series = cell().series()
     settings = {"preset": "fine", "max_time": 6.0, "threads": 1, "device": "cpu", "tv_weight": 1.0}
-    reconstruct(series, observer=Keeper(), **settings)
-    states[0]["fit"]["elapsed"] = 3.0
-    resumed = reconstruct(series, resume=states[0], **settings)
-    assert resumed.metrics["seconds"] + states[0]["prepared"] + 3.0 < 6.6
+    reconstruct(series, observer=keeper, **settings)
+    state = keeper.states[0]
+    state["fit"]["elapsed"] = 3.0
+    resumed = reconstruct(series, resume=state, **settings)
+    assert resumed.metrics["seconds"] + state["prepared"] + 3.0 < 6.6
 
 
 def test_a_repeat_is_the_same_to_the_bit_and_another_seed_is_not(cell, quick):
@@ -195,15 +201,10 @@ def test_an_interrupted_run_says_so_and_goes_on_from_its_state(cell, quick):
 def test_a_run_resumed_from_a_checkpoint_ends_where_the_uninterrupted_one_does(cell, quick, monkeypatch):
     monkeypatch.setattr(neural, "CHECKPOINT_SECONDS", 0.0)
     monkeypatch.setattr(neural, "FIRST_CHECKPOINT_SECONDS", 0.0)
-    states = []
-
-    class Keeper(Observer):
-        def checkpoint(self, state):
-            states.append(copy.deepcopy(dict(state)))
-
+    keeper = Keeper()
     series = cell().series()
-    whole = reconstruct(series, observer=Keeper(), **QUICK)
-    resumed = reconstruct(series, resume=states[len(states) // 2], **QUICK)
+    whole = reconstruct(series, observer=keeper, **QUICK)
+    resumed = reconstruct(series, resume=keeper.states[len(keeper.states) // 2], **QUICK)
     np.testing.assert_array_equal(whole.volume.data, resumed.volume.data)
 
 
