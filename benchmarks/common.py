@@ -26,6 +26,8 @@ from tiltfield.simulate import Simulation
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "src" / "tiltfield"
+# What no reconstruction and no measure depends on: changes there leave results valid.
+OUTSIDE = ("cli.py", "cli_noise.py", "demo.py", "run.py", "runfolder.py", "report", "io")
 DEVICE = "cpu"  # what is asked is asked of two cores
 SIRT_ITERATIONS = (10, 30, 100)
 WBP_FILTERS = ("hann", "ram-lak")
@@ -45,10 +47,10 @@ def source_hash(*paths: Path) -> str:
     """Return a digest of python files, and of those in folders, by which results of other code are told apart.
 
     Args:
-        *paths: files and folders; the whole package if none is given.
+        *paths: files and folders; if none is given, the package but what is `OUTSIDE`.
     """
     digest = hashlib.blake2b(digest_size=8)
-    for path in paths or (PACKAGE,):
+    for path in paths or (path for path in sorted(PACKAGE.iterdir()) if path.name not in OUTSIDE):
         for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
             digest.update(file.relative_to(path.parent).as_posix().encode() + b"\0" + file.read_bytes())
     return digest.hexdigest()
@@ -147,7 +149,9 @@ def fit(
     result = reconstruct(series, ReconstructConfig(device=DEVICE, **settings), observer=observer)
     figures = {"seconds": time.perf_counter() - began}
     noted = ("tv_weight", "outcome", "heldout_nll", "thickness_pixels", "padding_pixels", "steps", "gain", "offset")
-    return figures | {name: result.metrics[name] for name in noted if name in result.metrics}, result.volume.data
+    figures |= {name: result.metrics[name] for name in noted if name in result.metrics}
+    noise = result.metrics.get("noise", {})
+    return figures | {name: noise[name] for name in ("model", "scan_axis") if name in noise}, result.volume.data
 
 
 def score(volume: np.ndarray, simulation: Simulation) -> Figures:

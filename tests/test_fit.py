@@ -25,7 +25,7 @@ from tiltfield.fit import (
     step,
 )
 from tiltfield.geometry import SliceGeometry, centred
-from tiltfield.noise import make_noise
+from tiltfield.noise import Start, make_noise
 from tiltfield.projector import SliceProjector
 
 N, ROWS, SIGMA = 16, 7, 0.05
@@ -50,8 +50,7 @@ SCHEDULE = Schedule(passes=12, block=3, tv_weight=0.3, learning_rate=0.1, jitter
 def make_state(problem, schedule=SCHEDULE, seed=0, field="voxels", noise="poisson-gaussian"):
     generator = torch.Generator().manual_seed(seed)
     density = make_field(field, problem.box, scale=SCALE, mean=0.3, generator=generator)
-    options = {"slope": 1e-3, "floor": SIGMA**2, "dark": 0.0, "low": -0.1, "high": 1.1}
-    model = make_noise(noise, **options, recording=None, generator=generator)
+    model = make_noise(noise, Start(1e-3, SIGMA**2, 0.0, -0.1, 1.1, generator))
     return start(density, model, Contrast("haadf", 0.0, 1.0), schedule, generator)
 
 

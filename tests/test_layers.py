@@ -10,8 +10,8 @@ import tiltfield
 ROOT = Path(tiltfield.__file__).parent
 LAYERS = """
     errors config observe screening series result geometry io
-    projector fields contrast noise regularise fit plan neural classical denoise
-    metrics simulate reconstruct evaluate report runfolder run demo paper cli
+    projector fields contrast noise regularise problem schedule fit plan coarse rehearsal neural classical denoise
+    metrics traits judge simulate reconstruct evaluate report runfolder run demo paper cli_noise cli
 """
 ORDER = LAYERS.split()
 # Conveniences that look upwards when called, never when imported: Volume.load and Volume.save read and write files.

@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.text import Text
 
 from tiltfield import __version__
+from tiltfield.cli_noise import noise_app
 from tiltfield.config import ReconstructConfig, SimulateConfig, read_yaml
 from tiltfield.errors import InputError, nearest
 
@@ -31,8 +32,11 @@ RECONSTRUCT_HEADINGS = {
     "Run": ("max_time", "threads", "device", "seed"),
 }
 SIMULATE_HEADINGS = {
-    "Specimen": ("size", "wide", "pixel_size_nm", "seed"),
-    "Images": ("tilts", "mode", "snr", "noise", "clip"),
+    "Specimen": ("size", "cell", "virion", "resolution_a", "wide", "pixel_size_nm", "seed"),
+    "Images": (
+        *("tilts", "mode", "defocus", "defocus_pixels"),
+        *("snr", "noise", "scan_correlation", "scan_axis", "clip", "quantise"),
+    ),
 }
 _GROUPS = {name: Group.create_ordered(name) for name in ("Input", "Specimen", "Images", "Method", "Run")}
 _SIGNED = ("tilts", "tilt_axis")  # values that may begin with a minus
@@ -67,6 +71,7 @@ app = App(
     result_action="return_value",
     suppress_keyboard_interrupt=False,
 )
+app.command(noise_app)
 
 
 @app.command
@@ -124,8 +129,8 @@ def simulate(
         flags: the settings
     """
     from tiltfield.report import Screen
-    from tiltfield.simulate.acquisition import FILES
     from tiltfield.simulate.acquisition import simulate as simulate_series
+    from tiltfield.simulate.dataset import FILES
 
     values = _merge(SimulateConfig, read_yaml(config) if config else {}, str(config), flags)
     settings = SimulateConfig.parse(values, "settings")
@@ -133,7 +138,7 @@ def simulate(
     if present and not overwrite:
         raise InputError(f"{out} already holds {', '.join(present)}: choose another folder or give --overwrite")
     with Screen(quiet=quiet) as screen:
-        simulation = simulate_series(settings, lambda stage, done: screen.progress(stage, done, None, {}))
+        simulation = simulate_series(settings, lambda stage, done: screen.progress(stage, done, None, {}), out)
     simulation.save(out, overwrite=overwrite)
     if not quiet:
         print(f"wrote {out}: {len(simulation.angles_deg)} tilts; reconstruct with")
@@ -235,8 +240,10 @@ def _flag_message(error: CycloptsError) -> str:
 
 def _value_message(problem: Mapping[str, Any]) -> str:
     """Say which flag has a bad value, and which value comes nearest."""
-    flag = "--" + str(problem["loc"][0]).replace("_", "-") if problem["loc"] else "settings"
     reason = problem["msg"].removeprefix("Value error, ")
+    if not problem["loc"]:  # settings that do not go together
+        return str(reason)
+    flag = "--" + str(problem["loc"][0]).replace("_", "-")
     value = str(problem["input"])
     expected = problem.get("ctx", {}).get("expected", "") if problem["type"] == "literal_error" else ""
     choices = re.findall("'([^']+)'", expected)

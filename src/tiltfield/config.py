@@ -7,14 +7,20 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from tiltfield.errors import InputError, nearest
 
 Mode = Literal["auto", "bf", "haadf"]
 Method = Literal["neural", "wbp", "sirt"]
 FieldName = Literal["hashgrid", "mlp", "voxels"]
-NoiseName = Literal["flow", "poisson-gaussian", "gaussian", "l2", "l1"]
+NOISE_NAMES = (
+    *("auto", "flow", "scan-flow", "flow-paper"),
+    *("poisson-gaussian", "scan-poisson-gaussian", "gaussian", "l2", "l1"),
+)
+NOISE_LAWS = ("poisson-gaussian", "gaussian", "none")  # of the simulation
+LearnedNoise = Literal["gaussian", "poisson", "poisson-gaussian", "flow-paper", "flow", "scan-flow"]
+DEFAULT_SNR = 0.7
 Preset = Literal["draft", "standard", "fine"]
 Device = Literal["auto", "cpu", "cuda"]
 
@@ -45,7 +51,7 @@ class _Config(BaseModel):
             return cls(**values)
         except ValidationError as error:
             lines = [
-                f"{source}: {e['loc'][0] if e['loc'] else 'settings'}: {e['msg']}, got {e['input']!r}"
+                f"{source}: {e['loc'][0]}: {e['msg']}, got {e['input']!r}" if e["loc"] else f"{source}: {e['msg']}"
                 for e in error.errors()
             ]
             raise InputError("\n".join(dict.fromkeys(lines))) from None
@@ -104,7 +110,9 @@ class ReconstructConfig(_Config):
 
     method: Method = Field("neural", description="neural field with a learned noise model, or a classical method")
     field: FieldName = Field("hashgrid", description="what holds the density")
-    noise: NoiseName = Field("flow", description="noise model of the likelihood, or a plain loss")
+    noise: str = Field(
+        "auto", description="auto, [scan-]flow, flow-paper, [scan-]poisson-gaussian, gaussian, l2, l1, or a fitted file"
+    )
     preset: Preset = Field("standard", description="how long to fit")
     max_time: float | None = Field(None, gt=0, description="seconds the whole run may take")
     thickness: str = Field("auto", description="extent of the specimen along the beam in nm, or auto")
@@ -124,6 +132,13 @@ class ReconstructConfig(_Config):
     def _axis(cls, value: str) -> str:
         return _word_or_number(value, ("x", "y"), "degrees")
 
+    @field_validator("noise")
+    @classmethod
+    def _noise(cls, value: str) -> str:
+        if value in NOISE_NAMES or Path(value).is_file():
+            return value
+        raise ValueError(f"expected {', '.join(NOISE_NAMES)} or the file of a fitted noise model")
+
     @field_validator("thickness")
     @classmethod
     def _thickness(cls, value: str) -> str:
@@ -137,13 +152,36 @@ class SimulateConfig(_Config):
     """Settings of `tiltfield simulate`."""
 
     size: int = Field(96, ge=16, le=1000, description="edge of the cubic cell, voxels")
+    cell: Literal["simple", "paper"] = Field(
+        "simple", description="recipe: few shells and virions, or those of the paper"
+    )
+    virion: Path | None = Field(
+        None, description="structure (PDB, mmCIF) or map (MRC) of the virion of a paper cell; built in if not given"
+    )
+    resolution_a: float = Field(15.0, ge=5, le=60, description="resolution of that virion, Å")
     tilts: str = Field("-50:50:1.5", description="first:last:step, degrees; the last is included when it is hit")
     mode: Literal["bf", "haadf"] = Field("bf", description="contrast")
-    snr: float = Field(0.7, gt=0, description="variance of the untilted clean image over that of its noise")
-    noise: Literal["poisson-gaussian", "gaussian", "none"] = Field(
-        "poisson-gaussian", description="noise put on the images"
+    defocus: Literal["none", "paper", "linear"] = Field(
+        "none", description="blur away from the tilt axis: exponential (paper) or Gaussian (linear) kernel"
     )
+    defocus_pixels: float = Field(
+        2.0, gt=0, le=50, description="standard deviation of that blur at the steepest tilt, at the edge of the image"
+    )
+    snr: float | None = Field(
+        None,
+        gt=0,
+        description=f"variance of the untilted clean image over that of its noise; {DEFAULT_SNR} if not given",
+    )
+    noise: str = Field(
+        "poisson-gaussian",
+        description="noise put on the images: poisson-gaussian, gaussian, none, or a fitted noise file",
+    )
+    scan_correlation: float = Field(
+        0.0, ge=0, le=0.9, description="correlation of the noise of neighbours along the fast scan direction"
+    )
+    scan_axis: Literal["x", "y"] = Field("x", description="fast scan direction: along the rows (x) or the columns (y)")
     clip: bool = Field(False, description="clip the noisy images to the range of the clean ones")
+    quantise: int | None = Field(None, description="write grey levels of so many bits, 8 or 16")
     wide: bool = Field(False, description="let the slab go on beyond the field of view on both sides")
     pixel_size_nm: float = Field(1.0, gt=0, description="pixel size written to the files, nm")
     seed: int = Field(0, ge=0, description="seed of the cell and the noise")
@@ -153,11 +191,59 @@ class SimulateConfig(_Config):
         """Return the tilts in degrees."""
         return parse_tilts(self.tilts)
 
+    @property
+    def noise_file(self) -> Path | None:
+        """Return the fitted noise, None if the noise is one of `NOISE_LAWS`."""
+        return None if self.noise in NOISE_LAWS else Path(self.noise)
+
     @field_validator("tilts")
     @classmethod
     def _tilts(cls, value: str) -> str:
         parse_tilts(value)
         return value
+
+    @field_validator("noise")
+    @classmethod
+    def _noise(cls, value: str) -> str:
+        if value not in NOISE_LAWS and not Path(value).is_file():
+            raise ValueError(f"expected {', '.join(NOISE_LAWS)} or a file{nearest(value, NOISE_LAWS)}")
+        return value
+
+    @field_validator("quantise")
+    @classmethod
+    def _quantise(cls, value: int | None) -> int | None:
+        if value not in (None, 8, 16):
+            raise ValueError("expected 8 or 16 bits")
+        return value
+
+    @field_validator("virion")
+    @classmethod
+    def _virion(cls, value: Path | None) -> Path | None:
+        if value is not None and not value.is_file():
+            raise ValueError("expected a file of atoms (PDB, mmCIF) or a map (MRC)")
+        return value
+
+    @model_validator(mode="after")
+    def _fit_together(self) -> Self:
+        if self.noise_file is not None and self.snr is not None:
+            raise ValueError("a noise file says how strong the noise is: leave out snr, or name a noise law")
+        if self.noise_file is not None and (self.scan_correlation > 0 or self.scan_axis != "x"):
+            raise ValueError("a noise file says how the noise correlates: leave out scan_correlation and scan_axis")
+        return self
+
+
+class NoiseRunConfig(_Config):
+    """Settings that the commands of `tiltfield noise` share."""
+
+    crop: int | None = Field(None, ge=64, description="use only the middle of the images, this many pixels wide")
+    seed: int = Field(0, ge=0, description="seed of every random draw")
+    threads: int | None = Field(None, ge=1, description="CPU threads; all cores if not given")
+
+
+class NoiseConfig(NoiseRunConfig):
+    """Settings of `tiltfield noise fit`."""
+
+    model: LearnedNoise = Field("scan-flow", description="noise model to fit")
 
 
 def parse_tilts(text: str) -> list[float]:

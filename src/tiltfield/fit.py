@@ -11,7 +11,7 @@ import copy
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
@@ -22,70 +22,12 @@ from tiltfield.contrast import Contrast
 from tiltfield.fields.base import Box, Field
 from tiltfield.geometry import centred
 from tiltfield.noise.base import NoiseModel
-from tiltfield.projector import SliceProjector
+from tiltfield.problem import Problem
 from tiltfield.regularise import margin_density, total_variation
+from tiltfield.schedule import Schedule
 
+HELD_ROWS = 32  # rows whose held-out pixels are judged at a time
 EMPTY = 0.5  # cost of density where there is believed to be none, against that of as steep a gradient
-
-
-@dataclass(frozen=True, eq=False)
-class Problem:
-    """What is fitted: images by slices, in units in which the clean intensities span about 0 to 1.
-
-    Attributes:
-        observed: shape (row, tilt, col).
-        used: bool, same shape: pixels in the loss.
-        held: bool, same shape: pixels held out, disjoint from `used`.
-        projector: from slices (n_z, n_x) to (tilt, col).
-        box: region of the field, pixels; its n_y is the number of rows.
-        scale: typical density, 1/pixel.
-        margin: layers at each end of z that are believed empty.
-    """
-
-    observed: Tensor
-    used: Tensor
-    held: Tensor
-    projector: SliceProjector
-    box: Box
-    scale: float
-    margin: int = 0
-
-    def rows(self, start: int, stop: int) -> Problem:
-        """Return the problem of a block of rows alone."""
-        part = slice(start, stop)
-        box = Box(self.box.n_z, stop - start, self.box.n_x)
-        return replace(self, observed=self.observed[part], used=self.used[part], held=self.held[part], box=box)
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """How a fit proceeds.
-
-    Attributes:
-        passes: visits to every slice.
-        block: adjacent slices a step, ≥ 2.
-        tv_weight: w, weight of the total variation.
-        learning_rate: of the field (Adam), decaying as a cosine to 2 %.
-        noise_rate: of the noise model.
-        contrast_rate: of gain and offset.
-        jitter: random shift of the sampling grid, pixels.
-        seconds: if set, the schedule is compressed to end by then.
-        patience: share of the passes with a held-out likelihood below the best after which to stop.
-    """
-
-    passes: int
-    block: int
-    tv_weight: float
-    learning_rate: float
-    noise_rate: float = 2e-3
-    contrast_rate: float = 3e-4
-    jitter: float = 0.0
-    seconds: float | None = None
-    patience: float = 0.3
-
-    def steps(self, n_rows: int) -> int:
-        """Return the number of steps for a problem of `n_rows` rows."""
-        return self.passes * math.ceil(n_rows / self.block)
 
 
 DIVERGED_ADVICE = "try another --seed or --noise gaussian"
@@ -202,8 +144,9 @@ def step(problem: Problem, state: FitState, schedule: Schedule, done: float) -> 
     shift = (torch.rand(3, generator=state.generator) - 0.5) * schedule.jitter
     density = slices_of(state.field, problem.box, rows, shift)
     clean = state.contrast(problem.projector(density))
-    log_prob = state.noise.log_prob(problem.observed[rows], clean)
-    used, held = problem.used[rows], problem.held[rows]
+    part = problem.rows(rows.start, rows.stop)
+    log_prob = state.noise.log_prob(part.observed, clean, part.labels)
+    used, held = part.used, part.held
     nll = -(log_prob * used).sum() / used.sum().clamp_min(1)
     variation = total_variation(density, problem.scale)
     prior = variation + EMPTY * margin_density(density, problem.scale, problem.margin)
@@ -367,8 +310,17 @@ def held_out(problem: Problem, noise: NoiseModel, clean: Tensor) -> dict[str, fl
         noise: the noise model.
         clean: rendered images, shape (row, tilt, col).
     """
-    held = problem.held
     with torch.no_grad():
-        nll = -noise.log_prob(problem.observed[held], clean[held]).mean()
-        error = (problem.observed[held] - clean[held]).square().mean().sqrt()
+        nll = -torch.cat(
+            [_held_log_prob(problem, noise, clean, i) for i in range(0, problem.box.n_y, HELD_ROWS)]
+        ).mean()
+        error = (problem.observed[problem.held] - clean[problem.held]).square().mean().sqrt()
     return {"nll": float(nll), "rmse": float(error)}
+
+
+def _held_log_prob(problem: Problem, noise: NoiseModel, clean: Tensor, first: int) -> Tensor:
+    """Return log p of the held-out pixels in the rows from `first` on."""
+    part, there = problem.rows(first, first + HELD_ROWS), clean[first : first + HELD_ROWS]
+    if noise.axis is None:  # pixels are independent: the others need not be looked at
+        return noise.log_prob(part.observed[part.held], there[part.held])
+    return noise.log_prob(part.observed, there, part.labels)[part.held]

@@ -1,39 +1,34 @@
 """What is found out about a series before the fit: levels, extents, noise.
 
-The images alone give levels, noise and how the detector wrote them down; a coarse fit of binned images gives gain and
-offset, and where the specimen is.
+The images alone give levels, noise and how the detector wrote them down; :mod:`tiltfield.coarse` refines gain and
+offset, and finds where the specimen is.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-from tiltfield.config import ReconstructConfig
 from tiltfield.contrast import Contrast, ContrastMode, estimate_levels
+from tiltfield.errors import InputError
 from tiltfield.fields import make_field
 from tiltfield.fields.base import Box
-from tiltfield.fit import FitState, Problem, Schedule, evaluate_field, fit, start
-from tiltfield.geometry import SliceGeometry, full_padding, side_padding
-from tiltfield.noise import make_noise
-from tiltfield.noise.base import Recording
+from tiltfield.fit import FitState, start
+from tiltfield.geometry import SliceGeometry
+from tiltfield.noise import NOISES, Recording, Start, load_noise, make_noise
+from tiltfield.noise.base import NoiseModel
 from tiltfield.noise.estimate import estimate_noise, find_recording
-from tiltfield.observe import Observer
+from tiltfield.noise.scan import Scan
+from tiltfield.problem import Problem, held_out_pixels, inside_box
 from tiltfield.projector import SliceProjector
+from tiltfield.schedule import Schedule
 from tiltfield.series import TiltSeries
 
-HELD_OUT = 0.05  # share of the pixels kept out of the loss
-COARSE_COLUMNS = 32  # the coarse fit bins images to about this many columns
-COARSE_STRENGTH = 0.036  # weight of the total variation in the coarse fit, times the noise deviation
-GENTLE = 60.0  # degrees: the box is made wide enough for rays of tilts up to this
-EDGE = 0.15  # density of the coarse fit where the specimen ends along z, from the emptiest layer (0) to the densest (1)
-BLURRED = 1.2  # true extent over that at which the coarse profile, narrowed by the missing wedge, falls to EDGE
-MARGIN = 0.02  # share of the field of view added above and below, and believed empty
-BESIDE = 0.25  # share of the specimen's mean density above which the specimen goes on beyond the field of view
 MEAN = 0.5  # initial density, in units of the typical one
+SHARED = 0.5  # least share of the images' range that a fitted noise model must know
 MISFIT = 0.01  # of the range of intensities: alignment, interpolation and a common gain explain images no better
 FIRST_MISFIT = 0.05  # likewise, of a fit that has only begun; the noise model learns how fast it falls
 
@@ -59,6 +54,9 @@ class Plan:
         saturated_high: whether bright pixels saturate.
         quantum: spacing of grey values, or None where small against the noise.
         tv_weight: weight of the total variation; 0 until chosen.
+        noise: name of the noise model or path of a fitted one; empty until chosen.
+        scan: dimension of (row, tilt, col) along which noise is correlated, or None.
+        correlation: of the noise along it, lag 1 on.
     """
 
     mode: ContrastMode
@@ -77,6 +75,9 @@ class Plan:
     saturated_high: float | None
     quantum: float | None
     tv_weight: float = 0.0
+    noise: str = ""
+    scan: int | None = None
+    correlation: tuple[float, ...] = ()
 
     @property
     def recording(self) -> Recording:
@@ -132,8 +133,7 @@ def make_problem(series: TiltSeries, plan: Plan, seed: int, device: torch.device
     """
     n_y, n_u = series.images.shape[1:]
     observed = torch.from_numpy((series.images - plan.low) / (plan.high - plan.low)).permute(1, 0, 2).contiguous()
-    generator = torch.Generator().manual_seed(seed)
-    held = torch.rand(observed.shape, generator=generator) < HELD_OUT
+    held, near = held_out_pixels(tuple(observed.shape), plan.scan, seed)
     valid = torch.ones_like(held)
     if series.valid is not None:
         valid = torch.from_numpy(np.ascontiguousarray(series.valid.transpose(1, 0, 2)))
@@ -144,140 +144,13 @@ def make_problem(series: TiltSeries, plan: Plan, seed: int, device: torch.device
     projector = SliceProjector(geometry, device=device)
     return Problem(
         observed.to(device),
-        (valid & ~held).to(device),
+        (valid & ~held & ~near).to(device),
         (valid & held).to(device),
         projector,
         Box(plan.n_z, n_y, n_x),
         plan.scale,
         plan.margin,
     )
-
-
-def inside_box(angles_deg: np.ndarray, n_u: int, n_x: int, n_z: int) -> np.ndarray:
-    """Return which rays stay between the sides of the box all the way through the slab.
-
-    A ray at column u is at x = (u - z sin θ)/cos θ; within |z| ≤ n_z/2 it stays inside |x| ≤ n_x/2 if
-    |u| ≤ (n_x/2) cos θ - (n_z/2) |sin θ|.
-
-    Args:
-        angles_deg: tilts, degrees, shape (tilt,).
-        n_u: detector columns.
-        n_x: width of the box, pixels.
-        n_z: thickness of the slab, pixels.
-
-    Returns:
-        bool, shape (tilt, n_u).
-    """
-    theta = np.deg2rad(angles_deg)[:, None]
-    u = np.arange(n_u)[None] - (n_u - 1) / 2
-    return np.abs(u) <= n_x / 2 * np.cos(theta) - n_z / 2 * np.abs(np.sin(theta)) + 0.5
-
-
-def coarse_fit(series: TiltSeries, plan: Plan, config: ReconstructConfig, device: torch.device) -> Plan:
-    """Return the plan with gain, offset, extents and typical density from a fit of binned images.
-
-    The box is as thick as the field of view is wide and wide enough for every ray, so that the fit itself shows where
-    the specimen is: in z, and beyond the field of view.
-
-    Args:
-        series: the tilt series.
-        plan: what the images alone told.
-        config: thickness, if the user gave it.
-        device: where to compute.
-    """
-    n_full = series.images.shape[2]
-    bin_by = min(max(1, math.ceil(n_full / COARSE_COLUMNS)), series.images.shape[1])
-    gentle = _gentle(series.angles_deg)
-    binned = series.select(gentle)
-    binned = binned.binned(bin_by)
-    n_u = binned.images.shape[2]
-    room = full_padding(n_u, n_u, binned.angles_deg)
-    small = replace(
-        plan,
-        n_z=n_u,
-        padding=room,
-        scale=plan.scale * bin_by,
-        slope=plan.slope / bin_by**2,
-        floor=plan.floor / bin_by**2,
-        saturated_low=None,
-        saturated_high=None,
-        quantum=None,
-    )
-    problem = make_problem(binned, small, config.seed, device, mask_sides=False)
-    schedule = Schedule(
-        passes=150,
-        block=min(8, problem.box.n_y),
-        tv_weight=COARSE_STRENGTH / small.deviation,
-        learning_rate=0.3,
-        contrast_rate=1e-3,
-    )
-    state = new_state(problem, small, schedule, "voxels", "gaussian", config.seed, device)
-    fit(problem, state, schedule)
-    density = evaluate_field(problem, state.field, problem.box.n_y).cpu().numpy()
-    profile = density[:, :, room : room + n_u].mean(axis=(0, 2))
-    if config.thickness == "auto":
-        seen, margin = _thickness(profile, bin_by), round(MARGIN * n_full)
-        n_z = min(_whole(seen + 2 * margin, n_full), n_full)
-        margin = max(0, min(margin, round((n_z - seen) / 2)))
-    else:
-        margin = 0
-        n_z = _whole(float(config.thickness) / (series.pixel_size_nm or 1.0), n_full)
-    full = _goes_on(density, room, n_z / bin_by, binned.angles_deg)
-    padding = 0
-    if full:  # rays that see little of the field of view still tell what lies beside it, which the others cross
-        padding = max(side_padding(n_z, series.angles_deg), full_padding(n_full, n_z, series.angles_deg[gentle]))
-    return replace(
-        plan,
-        offset=state.contrast.offset.item(),
-        gain=state.contrast.gain.item(),
-        scale=max(float(profile.max()) / bin_by, 1e-6),
-        n_z=n_z,
-        margin=margin,
-        padding=padding,
-    )
-
-
-def _gentle(angles_deg: np.ndarray) -> np.ndarray:
-    """Return the indices of the tilts up to GENTLE, of all if they are few; room for steeper rays would be dear."""
-    gentle = np.flatnonzero(np.abs(angles_deg) <= GENTLE)
-    return gentle if len(gentle) >= 5 else np.arange(len(angles_deg))
-
-
-def _thickness(profile: np.ndarray, bin_by: int) -> float:
-    """Return the extent along z that holds the specimen, pixels, from the mean density of the coarse layers.
-
-    The ends of the box gather what no layer explains, so only the layers that join on to the densest one count.
-    """
-    height = (profile - profile.min()) / max(float(np.ptp(profile)), 1e-12)
-    peak, middle = int(height.argmax()), (len(height) - 1) / 2
-    above = _fall(height[peak:]) + peak - middle
-    below = _fall(height[peak::-1]) - peak + middle
-    return 2 * BLURRED * max(above, below) * bin_by
-
-
-def _fall(height: np.ndarray) -> float:
-    """Return where a profile first falls below EDGE, in fractions of an index; its length less a half if nowhere."""
-    low = np.flatnonzero(height < EDGE)
-    if not low.size or low[0] == 0:  # a profile without a peak ends nowhere
-        return len(height) - 0.5
-    after = int(low[0])
-    return after - (EDGE - height[after]) / (height[after - 1] - height[after])
-
-
-def _whole(thickness: float, n_u: int) -> int:
-    """Return a thickness in whole pixels, even or odd as the field of view is wide, so that both share a centre."""
-    odd = n_u % 2
-    return max(4 + odd, 2 * round((thickness - odd) / 2) + odd)
-
-
-def _goes_on(density: np.ndarray, room: int, thickness: float, angles_deg: np.ndarray) -> bool:
-    """Return whether a coarse density (y, z, x) with `room` columns on each side goes on beyond the field of view."""
-    z = np.abs(np.arange(density.shape[1]) - (density.shape[1] - 1) / 2)
-    slab = density[:, z <= thickness / 2]
-    near = min(room, max(1, side_padding(thickness, angles_deg)))
-    end = density.shape[2] - room
-    beside = np.concatenate([slab[:, :, room - near : room], slab[:, :, end : end + near]], axis=2)
-    return bool(beside.mean() > BESIDE * slab[:, :, room:end].mean())
 
 
 def new_state(
@@ -290,40 +163,66 @@ def new_state(
         plan: levels and noise to start from.
         schedule: gives the learning rates.
         field: name of the field.
-        noise: name of the noise model.
+        noise: name of the noise model, or path of a fitted one.
         seed: of the initial values and of all randomness of the fit.
         device: where to compute.
     """
     generator = torch.Generator().manual_seed(seed)
     density = make_field(field, problem.box, scale=problem.scale, mean=MEAN, generator=generator).to(device)
-    model = make_noise(
-        noise,
+    model = new_noise(plan, noise, generator).to(device)
+    return start(density, model, Contrast(plan.mode, plan.offset, plan.gain).to(device), schedule, generator)
+
+
+def new_noise(plan: Plan, noise: str, generator: torch.Generator) -> NoiseModel:
+    """Return a noise model in the fit's units: fresh by name, or fitted and frozen from a file.
+
+    Args:
+        plan: levels, noise and correlation to start from.
+        noise: one of `NOISES`, or the path of a fitted model.
+        generator: source of the initial values.
+    """
+    axis = -1 if plan.scan is None else plan.scan
+    if noise not in NOISES:
+        return fitted_noise(plan, noise, axis)
+    begin = Start(
         slope=plan.slope,
         floor=max(plan.floor, FIRST_MISFIT**2),
         dark=plan.dark,
         low=-0.1,
         high=1.1,
-        recording=plan.recording,
         generator=generator,
+        recording=plan.recording,
         misfit=MISFIT,
-    ).to(device)
-    return start(density, model, Contrast(plan.mode, plan.offset, plan.gain).to(device), schedule, generator)
+        axis=axis,
+    )
+    model = make_noise(noise, begin)
+    if isinstance(model, Scan) and plan.correlation:
+        model.correlate_(torch.tensor(plan.correlation))
+    return model
 
 
-def find_plan(
-    series: TiltSeries, config: ReconstructConfig, mode: ContrastMode, device: torch.device, observer: Observer
-) -> Plan:
-    """Return what is found out before the fit, but for the weight, and say it."""
-    plan = coarse_fit(series, first_plan(series, mode), config, device)
-    pixel = series.pixel_size_nm
-    size = f"{plan.n_z} pixels" + (f" ({plan.n_z * pixel:.4g} nm)" if pixel else "")
-    how = "found from a coarse fit" if config.thickness == "auto" else "as given"
-    observer.say(f"thickness {size}, {how}")
-    if plan.padding:
-        observer.say(f"the specimen goes on beyond the field of view: fitting {plan.padding} more columns on each side")
-    ends = [
-        name for name, value in (("dark", plan.saturated_low), ("bright", plan.saturated_high)) if value is not None
-    ]
-    if ends:
-        observer.say(f"{' and '.join(ends)} pixels saturate: they count by their probability mass")
-    return plan
+def fitted_noise(plan: Plan, path: str, axis: int) -> NoiseModel:
+    """Return a fitted noise model in the fit's units, frozen; it is told how this series was recorded.
+
+    Args:
+        plan: levels and recording.
+        path: a file of `tiltfield noise fit`.
+        axis: dimension of (row, tilt, col) that is the scan's.
+
+    Raises:
+        InputError: if the file cannot be used, or holds for other intensities than the images have.
+    """
+    noise = load_noise(path)
+    shared = min(noise.high, plan.high) - max(noise.low, plan.low)
+    if shared < SHARED * (plan.high - plan.low):
+        raise InputError(
+            f"{path} was fitted at intensities from {noise.low:.5g} to {noise.high:.5g}, the images have "
+            f"{plan.low:.5g} to {plan.high:.5g}: fit it to frames recorded and scaled like the series"
+        )
+    span = plan.high - plan.low
+    model = noise.model.rescaled(1 / span, -plan.low / span).requires_grad_(False)
+    marginal = model
+    if isinstance(model, Scan):
+        model.axis, marginal = axis, model.marginal
+    marginal.recording = plan.recording
+    return model

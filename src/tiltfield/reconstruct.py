@@ -24,6 +24,7 @@ from tiltfield.geometry import SliceGeometry
 from tiltfield.observe import Observer
 from tiltfield.projector import SliceProjector
 from tiltfield.result import Reconstruction
+from tiltfield.schedule import PASSES
 from tiltfield.screening import fill
 from tiltfield.series import TiltSeries, Volume
 
@@ -66,7 +67,7 @@ def forecast(shape: tuple[int, int, int], config: ReconstructConfig) -> Forecast
         iterations = config.sirt_iterations if config.method == "sirt" else 1
         seconds = 2 + 2e-9 * iterations * n_tilts * voxels * 3
         return Forecast(int(BASE_BYTES + projector + 16 * voxels + 24 * pixels), seconds)
-    passes = neural.PASSES[config.preset] + 8
+    passes = PASSES[config.preset] + 8
     seconds = 6 + passes * voxels / POINTS_PER_SECOND[config.field]
     points = max(50_000, 2 * n_z * n_x)
     memory = BASE_BYTES + projector + BYTES_PER_PIXEL * pixels

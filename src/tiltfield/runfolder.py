@@ -19,7 +19,7 @@ import numpy as np
 import yaml
 
 import tiltfield
-from tiltfield.config import ReconstructConfig, read_yaml
+from tiltfield.config import NOISE_NAMES, ReconstructConfig, read_yaml
 from tiltfield.errors import InputError
 from tiltfield.series import TiltSeries
 
@@ -157,6 +157,8 @@ class RunFolder:
         values = {"series": str(series_path.resolve()), **config.model_dump(mode="json")}
         if config.angles is not None:
             values["angles"] = str(config.angles.resolve())
+        if config.noise not in NOISE_NAMES:
+            values["noise"] = str(Path(config.noise).resolve())
         text = f"# tiltfield {tiltfield.__version__}: run again with: tiltfield reconstruct --config THIS --out DIR\n"
         with atomic(self.path / "config.yaml") as part:
             part.write_text(text + yaml.safe_dump(values, sort_keys=False, allow_unicode=True))

@@ -1,10 +1,11 @@
-"""First guesses of the noise: slope and floor of its variance, saturation, quantisation."""
+"""First guesses of the noise: slope and floor of its variance, saturation, quantisation, correlation."""
 
 import numpy as np
 import pytest
+import torch
 from scipy.ndimage import gaussian_filter
 
-from tiltfield.noise.estimate import NoiseLine, estimate_noise, find_recording
+from tiltfield.noise.estimate import NoiseLine, autocorrelation, estimate_noise, find_recording
 from tiltfield.series import TiltSeries
 
 ANGLES = np.linspace(-60, 60, 9)
@@ -87,3 +88,32 @@ def test_masked_pixels_do_not_saturate():
 def test_grey_values_count_only_if_coarse_against_the_noise(quantum, kept):
     images = np.round(noisy(0.02, 0.004) / quantum) * quantum
     assert recording(images, quantum).quantum == (pytest.approx(quantum) if kept else None)
+
+
+def test_autocorrelation_by_hand():
+    # lag 1: products -2, -6, -3, over half of (1 + 4) + (4 + 9) + (9 + 1); lag 2: 3, 2 over half of (1 + 9) + (4 + 1)
+    found = autocorrelation(torch.tensor([[1.0, -2.0, 3.0, -1.0]]), 1, 2)
+    torch.testing.assert_close(found, torch.tensor([-11 / 14, 5 / 7.5]))
+    assert autocorrelation(torch.ones(3, 4), 0, 2).tolist() == [1, 1]
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2, -1])
+def test_autocorrelation_is_that_of_the_process_along_its_axis_alone(axis):
+    white = torch.randn(60, 60, 60, generator=torch.Generator().manual_seed(0))
+    moved = white.movedim(axis, 0)
+    series = (moved[2:] + 0.5 * moved[1:-1] + 0.25 * moved[:-2]).movedim(0, axis)
+    power = 1 + 0.25 + 0.0625
+    for along in range(3):
+        expected = [0.625 / power, 0.25 / power, 0] if along == axis % 3 else [0, 0, 0]
+        assert autocorrelation(series, along, 3).tolist() == pytest.approx(expected, abs=0.015)
+
+
+def test_autocorrelation_takes_pairs_of_used_pixels_alone():
+    values = torch.randn(50, 40, generator=torch.Generator().manual_seed(0))
+    values[:, 20:] = values[:, :20]
+    used = torch.ones(50, 40, dtype=torch.bool)
+    used[:, 20:] = False
+    torch.testing.assert_close(autocorrelation(values, 1, 4, used), autocorrelation(values[:, :20], 1, 4))
+    values[:, 30] = 1e6
+    torch.testing.assert_close(autocorrelation(values, 1, 4, used), autocorrelation(values[:, :20], 1, 4))
+    assert autocorrelation(values, 1, 2, torch.zeros_like(used)).tolist() == [0, 0]  # nothing is known

@@ -3,7 +3,9 @@
 import numpy as np
 import pytest
 
-from tiltfield.simulate.cell import FACES, FACET, LUMEN, MEMBRANE, VERTICES, Shell, Virion, make_cell
+from tiltfield.simulate.particles import FACES, FACET, VERTICES, Shell, Virion
+from tiltfield.simulate.population import SIMPLE, make_cell, paper_recipe
+from tiltfield.simulate.virion import MapVirion, built_in_virion
 
 
 def axis(n, width=1.0):
@@ -43,8 +45,8 @@ def test_densities_keep_to_their_ranges(cell):
     density, inside = cell.paint(axis(48), axis(48), axis(48))
     assert density.dtype == np.float32
     np.testing.assert_array_equal(density[~inside], 0)
-    assert density[inside].min() >= LUMEN[0] - 1e-6
-    assert density.max() <= MEMBRANE[1] + 1e-6
+    assert density[inside].min() >= SIMPLE.lumen[0] - 1e-6
+    assert density.max() <= SIMPLE.membrane[1] + 1e-6
     assert 0.4 < inside.mean() < 0.6
 
 
@@ -107,3 +109,57 @@ def test_a_wider_cell_only_adds(cell):
 
 def test_seeds_give_different_cells(cell):
     assert not np.array_equal(make_cell(4).particles[0].centre, cell.particles[0].centre)
+
+
+@pytest.fixture(scope="module")
+def paper():
+    return make_cell(0, recipe=paper_recipe(built_in_virion(), 0.035))
+
+
+def test_the_paper_cell_holds_what_the_paper_says(paper):
+    shells = [p for p in paper.particles if isinstance(p, Shell)]
+    virions = [p for p in paper.particles if isinstance(p, MapVirion)]
+    assert len(shells) + len(virions) == len(paper.particles)
+    assert 150 <= len(virions) <= 200
+    assert len({p.turn.tobytes() for p in virions}) == len(virions)
+    for s in shells:
+        semi_axes = 1 / np.linalg.norm(s.axes, axis=1)
+        assert 0.7 - 1e-6 <= semi_axes.min() / semi_axes.max() <= 1
+        assert semi_axes.max() == pytest.approx(s.radius)
+        assert 0.5 <= s.membrane <= 0.98
+        assert 0.1 <= s.lumen <= 0.5
+        assert 0.05 <= s.wall <= 0.15
+
+
+def test_the_paper_cell_is_filled_from_the_large_to_the_small(paper):
+    kinds = "".join("v" if isinstance(p, MapVirion) else "S" if p.radius >= 0.09 else "s" for p in paper.particles)
+    assert kinds == "S" * kinds.count("S") + "v" * kinds.count("v") + "s" * kinds.count("s")
+    assert min(kinds.count("S"), kinds.count("s")) > 10
+
+
+@pytest.mark.parametrize("half_width", [0.5, 1.6])
+def test_nothing_overlaps_in_the_paper_cell(half_width):
+    particles = make_cell(2, half_width, paper_recipe(built_in_virion(), 0.035)).particles
+    centres, radii = np.array([p.centre for p in particles]), np.array([p.radius for p in particles])
+    gaps = np.linalg.norm(centres[:, None] - centres, axis=2) - radii[:, None] - radii
+    assert gaps[~np.eye(len(radii), dtype=bool)].min() > 0
+
+
+def test_the_paper_cell_repeats_and_keeps_its_range(paper):
+    again = make_cell(0, recipe=paper_recipe(built_in_virion(), 0.035))
+    density, inside = paper.paint(axis(40), axis(40), axis(40))
+    assert density.tobytes() == again.paint(axis(40), axis(40), axis(40))[0].tobytes()
+    np.testing.assert_array_equal(density[~inside], 0)
+    assert density[inside].min() >= 0.1
+    assert density.max() <= 0.98
+
+
+def test_planes_painted_one_by_one_are_those_painted_at_once(paper):
+    z, y, x = axis(24), axis(20), axis(28)
+    whole, slab = paper.paint(z, y, x)
+    painter = paper.over(y, x)
+    for k in range(len(z)):
+        plane = np.empty((1, 28, 20), np.float32)
+        inside = painter.paint(z[[k]], plane)
+        np.testing.assert_array_equal(plane[0], whole[k])
+        np.testing.assert_array_equal(inside[0], slab[k])

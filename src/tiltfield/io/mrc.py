@@ -179,7 +179,7 @@ def _write(data: np.ndarray, path: Path, size_nm: float | None, *, is_volume: bo
         raise InputError(f"{path}: expected three dimensions to write, got shape {data.shape}")
     if not (np.isfinite(data.min()) and np.isfinite(data.max())):
         raise InputError(f"{path}: expected finite values to write, got NaN or infinite ones; replace them first")
-    with _replacing(path) as temporary, mrcfile.new(temporary, overwrite=True) as mrc:
+    with replacing(path) as temporary, mrcfile.new(temporary, overwrite=True) as mrc:
         mrc.set_data(np.ascontiguousarray(data, dtype=np.float32))
         if is_volume:
             mrc.set_volume()
@@ -192,7 +192,15 @@ def _write(data: np.ndarray, path: Path, size_nm: float | None, *, is_volume: bo
 
 
 @contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a temporary name in the same folder and rename it to the path at the end, unless something was raised.
+
+    Args:
+        path: the file to write.
+
+    Raises:
+        InputError: if the folder is not there or cannot be written to.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         yield temporary

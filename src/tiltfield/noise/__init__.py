@@ -10,22 +10,45 @@ import torch
 
 from tiltfield.errors import InputError, nearest
 from tiltfield.noise.base import NoiseModel, Recording
+from tiltfield.noise.file import NoiseFile, load_noise, save_noise
 from tiltfield.noise.flow import RadialFlow
 from tiltfield.noise.gaussian import L1, L2, Gaussian, PoissonGaussian
+from tiltfield.noise.paper import PaperFlow
+from tiltfield.noise.scan import Scan
+
+__all__ = ["NOISES", "NoiseFile", "NoiseModel", "Recording", "Start", "load_noise", "make_noise", "save_noise"]
 
 
 @dataclass(frozen=True)
 class Start:
-    """What is known of the noise before the fit; the arguments of :func:`make_noise`."""
+    """What is known of the noise before a fit.
+
+    Attributes:
+        slope: variance per intensity, > 0.
+        floor: variance at the dark level, > 0.
+        dark: intensity without electrons.
+        low: smallest clean intensity to expect.
+        high: largest, > low.
+        generator: source of the initial values.
+        recording: saturation and quantisation, or None; l2 and l1, being plain losses, ignore it.
+        misfit: standard deviation that the image model leaves unexplained, which the line never falls below.
+        axis: dimension of the images that is the fast scan direction, for the models of correlated noise.
+        n_layers: radial layers of the zero-mean flows, even.
+
+    Raises:
+        InputError: if slope, floor or the range are not as said.
+    """
 
     slope: float
     floor: float
     dark: float
     low: float
     high: float
-    recording: Recording | None
     generator: torch.Generator
-    misfit: float
+    recording: Recording | None = None
+    misfit: float = 0.0
+    axis: int = -1
+    n_layers: int = 4
 
     def __post_init__(self) -> None:
         if not (self.slope > 0 and self.floor > 0):
@@ -44,11 +67,25 @@ class Start:
 
     def flow(self) -> RadialFlow:
         """Return the flow that starts from it."""
-        return RadialFlow(self.line(), low=self.low, high=self.high, recording=self.recording, generator=self.generator)
+        return RadialFlow(
+            self.line(),
+            low=self.low,
+            high=self.high,
+            n_layers=self.n_layers,
+            recording=self.recording,
+            generator=self.generator,
+        )
+
+    def paper(self) -> PaperFlow:
+        """Return the published flow; it knows no recording."""
+        return PaperFlow(self.deviation, generator=self.generator)
 
 
 NOISES: dict[str, Callable[[Start], NoiseModel]] = {
     "flow": Start.flow,
+    "scan-flow": lambda start: Scan(start.flow(), start.axis),
+    "scan-poisson-gaussian": lambda start: Scan(start.line(), start.axis),
+    "flow-paper": Start.paper,
     "poisson-gaussian": Start.line,
     "gaussian": lambda start: Gaussian(start.deviation, start.recording),
     "l2": lambda start: L2(start.deviation),
@@ -57,39 +94,21 @@ NOISES: dict[str, Callable[[Start], NoiseModel]] = {
 """Name, as in the settings, to constructor."""
 
 
-def make_noise(
-    name: str,
-    *,
-    slope: float,
-    floor: float,
-    dark: float,
-    low: float,
-    high: float,
-    recording: Recording | None,
-    generator: torch.Generator,
-    misfit: float = 0.0,
-) -> NoiseModel:
+def make_noise(name: str, start: Start) -> NoiseModel:
     """Make a noise model by name, starting from the variance floor + slope · max(c - dark, 0).
 
     The models of one deviation (gaussian, l2, l1) take that of the middle of the range, c = (low + high) / 2.
 
     Args:
         name: one of `NOISES`.
-        slope: variance per intensity, > 0.
-        floor: variance at the dark level, > 0.
-        dark: intensity without electrons.
-        low: smallest clean intensity to expect.
-        high: largest, > low.
-        recording: saturation and quantisation, or None; l2 and l1, being plain losses, ignore it.
-        generator: source of the initial values.
-        misfit: standard deviation that the image model leaves unexplained, which the line never falls below.
+        start: what is known of the noise.
 
     Returns:
         the model, on the CPU.
 
     Raises:
-        InputError: for an unknown name or values out of range.
+        InputError: for an unknown name.
     """
     if name not in NOISES:
         raise InputError(f"unknown noise model '{name}', expected one of {', '.join(NOISES)}{nearest(name, NOISES)}")
-    return NOISES[name](Start(slope, floor, dark, low, high, recording, generator, misfit))
+    return NOISES[name](start)

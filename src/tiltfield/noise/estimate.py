@@ -1,11 +1,13 @@
-"""First guesses of the noise from the images themselves: variance against intensity, saturation, quantisation."""
+"""First guesses of the noise from the images: variance against intensity, saturation, quantisation, correlation."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from scipy.ndimage import convolve, uniform_filter
+from torch import Tensor
 
 from tiltfield.noise.base import Recording
 from tiltfield.series import TiltSeries
@@ -104,3 +106,25 @@ def _ends(images: np.ndarray) -> tuple[tuple[float, float], tuple[int, int, int,
         int((images == high).sum()),
         most_common(above),
     )
+
+
+def autocorrelation(residuals: Tensor, axis: int, lags: int, used: Tensor | None = None) -> Tensor:
+    """Return the correlation of residuals with those 1 to `lags` places on, Σ r_t r_{t+k} / Σ (r_t² + r_{t+k}²)/2.
+
+    Args:
+        residuals: of zero mean, any shape.
+        axis: along which.
+        lags: how many.
+        used: bool, same shape: pixels that count; None: all.
+
+    Returns:
+        shape (lags,).
+    """
+    r = residuals.detach().double().movedim(axis, -1)
+    w = torch.ones_like(r) if used is None else used.movedim(axis, -1).double()
+    rho = r.new_zeros(lags)
+    for lag in range(1, lags + 1):
+        first, second, both = r[..., :-lag], r[..., lag:], w[..., :-lag] * w[..., lag:]
+        power = 0.5 * ((first.square() + second.square()) * both).sum()
+        rho[lag - 1] = (first * second * both).sum() / power.clamp_min(1e-30)
+    return rho.to(residuals.dtype)

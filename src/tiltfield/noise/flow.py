@@ -103,7 +103,17 @@ class RadialFlow(NoiseModel):
             self.outer.weight.zero_()
             self.outer.bias.copy_(torch.cat([layers.flatten(), torch.zeros(1)]))
 
-    def log_prob(self, observed: Tensor, clean: Tensor) -> Tensor:
+    def rescale_(self, factor: float, shift: float) -> None:
+        """Change the units in place."""
+        super().rescale_(factor, shift)
+        self.scale.rescale_(factor, shift)
+        self.low, self.high = factor * self.low + shift, factor * self.high + shift
+
+    def moments(self) -> Gaussian:
+        """Return the Gaussian of equal mean and variance at every clean intensity, taken as given."""
+        return _Moments(self)
+
+    def log_prob(self, observed: Tensor, clean: Tensor, labels: Tensor | None = None) -> Tensor:
         """Return log p(observed | clean), with the gradient in `clean` of the Gaussian of equal mean and variance.
 
         The flow learns from its own likelihood. The field follows the quasi-score (observed - clean)/σ(c)², zero on
@@ -113,16 +123,17 @@ class RadialFlow(NoiseModel):
         Args:
             observed: recorded intensity, any shape.
             clean: clean intensity, same shape.
+            labels: without meaning here.
 
         Returns:
             natural logarithm, same shape.
 
         Wedderburn, Biometrika 61 (1974) 439.
         """
-        value = super().log_prob(observed, clean.detach())
+        value = self.log_law(observed, clean.detach())
         if not clean.requires_grad:
             return value
-        pull = _Moments(self).log_prob(observed, clean)
+        pull = self.moments().log_law(observed, clean)
         return value + (pull - pull.detach())
 
     def _at_nodes(self) -> Tensor:

@@ -27,6 +27,11 @@ class Gaussian(NoiseModel):
         """Return log σ at clean intensities, broadcastable with them."""
         return self.log_sigma
 
+    def rescale_(self, factor: float, shift: float) -> None:
+        """Change the units in place."""
+        super().rescale_(factor, shift)
+        self.log_sigma.add_(math.log(factor))
+
     def to_normal(self, noise: Tensor, clean: Tensor) -> tuple[Tensor, Tensor]:
         """Return z = n / σ and -log σ."""
         log_sigma = self.log_deviation(clean)
@@ -60,6 +65,13 @@ class PoissonGaussian(Gaussian):
         self.log_floor = nn.Parameter(torch.tensor(math.log(floor)))
         self.dark, self.misfit = dark, misfit
 
+    def rescale_(self, factor: float, shift: float) -> None:
+        """Change the units in place."""
+        NoiseModel.rescale_(self, factor, shift)
+        self.log_slope.add_(math.log(factor))
+        self.log_floor.add_(2 * math.log(factor))
+        self.dark, self.misfit = factor * self.dark + shift, factor * self.misfit
+
     def log_deviation(self, clean: Tensor) -> Tensor:
         """Return log σ = ½ log(m² + b + a·max(c - c₀, 0))."""
         shot = self.log_slope.exp() * (clean - self.dark).clamp_min(0)
@@ -79,6 +91,11 @@ class L2(NoiseModel):
         """
         super().__init__()
         self.register_buffer("sigma", torch.tensor(float(deviation)))
+
+    def rescale_(self, factor: float, shift: float) -> None:
+        """Change the units in place."""
+        super().rescale_(factor, shift)
+        self.sigma *= factor
 
     def to_normal(self, noise: Tensor, clean: Tensor) -> tuple[Tensor, Tensor]:
         """Return z = n / σ and -log σ."""
@@ -103,7 +120,12 @@ class L1(NoiseModel):
         super().__init__()
         self.register_buffer("scale", torch.tensor(float(deviation) / math.sqrt(2)))
 
-    def log_prob(self, observed: Tensor, clean: Tensor) -> Tensor:
+    def rescale_(self, factor: float, shift: float) -> None:
+        """Change the units in place."""
+        super().rescale_(factor, shift)
+        self.scale *= factor
+
+    def log_prob(self, observed: Tensor, clean: Tensor, labels: Tensor | None = None) -> Tensor:
         """Return -|n|/s - log 2s."""
         return -(observed - clean).abs() / self.scale - torch.log(2 * self.scale)
 

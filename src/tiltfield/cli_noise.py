@@ -1,0 +1,346 @@
+"""`tiltfield noise`: fit a noise model, compare models, put noise on images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import App, Parameter
+
+from tiltfield.config import NoiseConfig, NoiseRunConfig
+from tiltfield.errors import InputError, nearest
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from tiltfield.judge import Comparison
+    from tiltfield.noise import NoiseFile, NoiseModel
+    from tiltfield.noise.learn import Pairs
+    from tiltfield.report import Screen
+
+_Switch = Annotated[bool, Parameter(show_default=False)]
+_Files = Annotated[list[Path] | None, Parameter(consume_multiple=True)]
+_ROOM = 0.25  # of the range fitted to, beyond which a model is not trusted
+_FILES = ("comparison.md", "comparison.json", "comparison.png")
+
+noise_app = App(
+    name="noise",
+    help="Learn the noise of a microscope from pairs or repeats; compare noise models; draw noise.",
+    default_parameter=Parameter(negative=()),
+)
+
+
+@noise_app.command
+def fit(
+    clean: Path | None = None,
+    noisy: Path | None = None,
+    /,
+    *,
+    out: Path,
+    repeats: _Files = None,
+    overwrite: _Switch = False,
+    quiet: _Switch = False,
+    flags: Annotated[NoiseConfig | None, Parameter(name="*")] = None,
+) -> None:
+    """Fit a noise model to clean and noisy images, or to repeated frames of the same field.
+
+    Args:
+        clean: images without noise, such as long exposures; one image may serve all noisy ones
+        noisy: the same field with noise
+        out: file for the model, JSON
+        repeats: frames of the same field: stacks, each its own field, or files of one frame each, all of one field
+        overwrite: replace the file
+        quiet: print nothing but errors
+        flags: the settings
+    """
+    from tiltfield.noise import save_noise
+    from tiltfield.noise.learn import learn
+    from tiltfield.report import Screen
+
+    settings = flags or NoiseConfig()
+    _free(out, overwrite)
+    with Screen(quiet=quiet) as screen:
+        _threads(settings)
+        pairs, about = _read(_one_source(clean, noisy, repeats, "CLEAN NOISY", "--repeats"), settings, screen)
+        show = _progress(screen, f"fit {settings.model}")
+        model = learn(settings.model, pairs, seed=settings.seed, progress=show)
+        noise = _described(model, pairs, settings, about)
+        save_noise(out, noise)
+    if not quiet:
+        figure = noise.about["log_likelihood"]
+        print(f"wrote {out}: {settings.model}, log-likelihood {figure:.4g} per pixel on the images it was fitted to")
+        print(f"  tiltfield noise sample {out} CLEAN.mrc --out NOISY.mrc")
+
+
+@noise_app.command
+def compare(
+    *models: str,
+    out: Path,
+    repeats: _Files = None,
+    clean: Path | None = None,
+    noisy: Path | None = None,
+    train_repeats: _Files = None,
+    train_clean: Path | None = None,
+    train_noisy: Path | None = None,
+    json: _Switch = False,
+    overwrite: _Switch = False,
+    quiet: _Switch = False,
+    flags: Annotated[NoiseRunConfig | None, Parameter(name="*")] = None,
+) -> None:
+    """Judge noise models by images that they were not fitted to.
+
+    Args:
+        models: files of `noise fit`, and names of models to fit first; all names if none is given
+        out: folder for the table, the figures as JSON, and the picture
+        repeats: frames to judge by, as for `noise fit`
+        clean: or images without noise
+        noisy: and the same with it
+        train_repeats: frames to fit named models to; by default the upper half of the rows, judged by the lower half
+        train_clean: or images without noise
+        train_noisy: and the same with it
+        json: print JSON instead of a table
+        overwrite: replace the comparison in that folder
+        quiet: print nothing but errors and the table
+        flags: the settings
+    """
+    from tiltfield.judge import HEADER, plain_table, table_rows
+    from tiltfield.judge import compare as judge
+    from tiltfield.report import Screen
+    from tiltfield.runfolder import as_json
+
+    settings = flags or NoiseRunConfig()
+    known = {name: _model_file(name) for name in models or _names()}
+    _free_folder(out, overwrite)
+    with Screen(quiet=quiet) as screen:
+        _threads(settings)
+        pairs, _ = _read(_one_source(clean, noisy, repeats, "--clean --noisy", "--repeats"), settings, screen)
+        training = None
+        if train_repeats or train_clean or train_noisy:
+            source = _one_source(
+                train_clean, train_noisy, train_repeats, "--train-clean --train-noisy", "--train-repeats"
+            )
+            training, _ = _read(source, settings, screen)
+        fitted, pairs = _fitted(known, training, pairs, settings, screen)
+        show = _progress(screen, "judge")
+        comparison = judge(fitted, pairs, seed=settings.seed, progress=lambda _name, done: show(done, 0.0))
+        _write_comparison(out, comparison, fitted, pairs, settings.seed)
+    print(as_json(comparison.figures(), indent=2) if json else plain_table(HEADER, table_rows(comparison)))
+    if not (quiet or json):
+        print(f"wrote {out / _FILES[0]}, {_FILES[1]} and {_FILES[2]}")
+
+
+@noise_app.command
+def sample(
+    model: Path,
+    clean: Path,
+    /,
+    *,
+    out: Path,
+    overwrite: _Switch = False,
+    quiet: _Switch = False,
+    flags: Annotated[NoiseRunConfig | None, Parameter(name="*")] = None,
+) -> None:
+    """Put noise on clean images.
+
+    Args:
+        model: file of `noise fit`
+        clean: image, stack or tilt series without noise, in the unit of the images the model was fitted to
+        out: file for the noisy images, MRC; tilt angles go into a .rawtlt beside it
+        overwrite: replace the file
+        quiet: print nothing but errors
+        flags: the settings
+    """
+    import numpy as np
+    import torch
+
+    from tiltfield.io import load_frames, write_stack
+    from tiltfield.noise import load_noise
+    from tiltfield.noise.pairs import check_images
+    from tiltfield.noise.sources import cropped
+    from tiltfield.report import Screen
+
+    settings = flags or NoiseRunConfig()
+    noise, raw = load_noise(model), load_frames(clean)
+    angles = None if raw.angles_deg is None else out.with_suffix(".rawtlt")
+    for path in (out, angles):
+        _free(path, overwrite)
+    images = cropped(raw.images.astype(np.float32), settings.crop)
+    check_images(images, "clean")
+    generator = torch.Generator().manual_seed(settings.seed)
+    with Screen(quiet=quiet) as screen:
+        _threads(settings)
+        _say_range(screen, noise, images, str(model))
+        show = _progress(screen, "sample")
+        for i, image in enumerate(images):
+            images[i] = noise.model.sample(torch.from_numpy(image), generator).numpy()
+            show((i + 1) / len(images), 0.0)
+        write_stack(images, out, raw.pixel_size_nm)
+        if angles is not None and raw.angles_deg is not None:
+            _write_text(angles, "".join(f"{angle:.6g}\n" for angle in raw.angles_deg))
+    if not quiet:
+        print(f"wrote {out}: {len(images)} image{'s' * (len(images) > 1)}" + (f", and {angles}" if angles else ""))
+
+
+# ---- input ---------------------------------------------------------------------------------------------------------
+
+
+def _one_source(
+    clean: Path | None, noisy: Path | None, repeats: Sequence[Path] | None, pair: str, frames: str
+) -> tuple[Path, Path] | list[Path]:
+    """Return a pair of files as a tuple, or repeats as a list: whichever was given, and only one."""
+    if repeats and not (clean or noisy):
+        return list(repeats)
+    if clean and noisy and not repeats:
+        return clean, noisy
+    got = [name for name, value in (("clean", clean), ("noisy", noisy), (frames, repeats)) if value]
+    raise InputError(
+        f"expected either {pair} (two files) or {frames} FRAMES..., got {' and '.join(got) or 'neither'}: "
+        "give clean and noisy images of one field, or repeated frames of it"
+    )
+
+
+def _read(
+    source: tuple[Path, Path] | list[Path], settings: NoiseRunConfig, screen: Screen
+) -> tuple[Pairs, dict[str, Any]]:
+    from tiltfield.noise.sources import read_pairs, read_repeats
+
+    if isinstance(source, tuple):
+        return read_pairs(*source, settings.crop)
+    return read_repeats(source, settings.crop, screen)
+
+
+def _names() -> tuple[str, ...]:
+    from tiltfield.noise.learn import LEARNABLE
+
+    return LEARNABLE
+
+
+def _model_file(name: str) -> NoiseFile | None:
+    """Return the model of a file, or None for the name of a model to fit."""
+    from tiltfield.noise import load_noise
+
+    if name in _names():
+        return None
+    if not Path(name).is_file():
+        raise InputError(
+            f"'{name}' is neither a file of `tiltfield noise fit` nor one of {', '.join(_names())}"
+            f"{nearest(name, _names())}"
+        )
+    return load_noise(name)
+
+
+def _fitted(
+    known: Mapping[str, NoiseFile | None],
+    training: Pairs | None,
+    pairs: Pairs,
+    settings: NoiseRunConfig,
+    screen: Screen,
+) -> tuple[dict[str, NoiseModel], Pairs]:
+    """Return the models, those that are only named fitted, and the pairs to judge them by."""
+    from tiltfield.noise.learn import learn
+    from tiltfield.noise.pairs import halves
+
+    if training is None and any(noise is None for noise in known.values()):
+        training, pairs = halves(pairs)
+        screen.say("fitting to the upper half of the rows, judging by the lower half, with 8 rows left out between")
+    models: dict[str, NoiseModel] = {}
+    for name, noise in known.items():
+        if noise is not None:
+            _say_range(screen, noise, pairs.clean, name)
+            models[Path(name).name] = noise.model
+        elif training is not None:
+            models[name] = learn(name, training, seed=settings.seed, progress=_progress(screen, f"fit {name}"))
+    return models, pairs
+
+
+def _say_range(screen: Screen, noise: NoiseFile, clean: np.ndarray, name: str) -> None:
+    """Say if a model is used beyond the intensities it was fitted to."""
+    import numpy as np
+
+    low, high = (float(v) for v in np.quantile(clean, [0.001, 0.999]))
+    room = _ROOM * (noise.high - noise.low)
+    if low < noise.low - room or high > noise.high + room:
+        screen.say(
+            f"clean intensities are {low:.4g} to {high:.4g}, but {name} was fitted to {noise.low:.4g} to "
+            f"{noise.high:.4g}: check that both are in the same unit and that the images hold no noise"
+        )
+
+
+# ---- output --------------------------------------------------------------------------------------------------------
+
+
+def _free(path: Path | None, overwrite: bool) -> None:
+    if path is None:
+        return
+    if path.is_dir():
+        raise InputError(f"{path} is a folder: give the name of a file to write")
+    if path.exists() and not overwrite:
+        raise InputError(f"{path} is there already: choose another name or give --overwrite")
+    if not path.absolute().parent.is_dir():
+        raise InputError(f"cannot write {path}: the folder {path.absolute().parent} does not exist; make it first")
+
+
+def _free_folder(folder: Path, overwrite: bool) -> None:
+    present = [name for name in _FILES if (folder / name).exists()]
+    if present and not overwrite:
+        raise InputError(f"{folder} already holds {', '.join(present)}: choose another folder or give --overwrite")
+
+
+def _threads(settings: NoiseRunConfig) -> None:
+    import torch
+
+    if settings.threads is not None:
+        torch.set_num_threads(settings.threads)
+
+
+def _progress(screen: Screen, stage: str) -> Callable[[float, float], None]:
+    """Return what shows a fraction and tells the time left; it takes no notice of its second argument."""
+    import time
+
+    began = time.monotonic()
+
+    def show(done: float, _figure: float = 0.0) -> None:
+        left = (time.monotonic() - began) * (1 - done) / done if done > 0 else None
+        screen.progress(stage, done, left, {})
+
+    return show
+
+
+def _described(model: NoiseModel, pairs: Pairs, settings: NoiseConfig, about: dict[str, Any]) -> NoiseFile:
+    """Return the model with the range of its intensities and how it was fitted."""
+    import torch
+
+    from tiltfield import __version__
+    from tiltfield.noise import NoiseFile
+
+    with torch.no_grad():
+        sides = [(torch.from_numpy(n), torch.from_numpy(c)) for n, c in zip(pairs.noisy, pairs.clean, strict=True)]
+        figure = sum(float(model.log_prob(n, c).double().mean()) for n, c in sides) / len(sides)
+    fitted = {"tiltfield": __version__, "model": settings.model, "seed": settings.seed, "log_likelihood": figure}
+    return NoiseFile(model, *pairs.range(), fitted | {"shape": list(pairs.clean.shape)} | about)
+
+
+def _write_text(path: Path, text: str) -> None:
+    from tiltfield.run import atomic
+
+    with atomic(path) as part:
+        part.write_text(text)
+
+
+def _write_comparison(
+    folder: Path, comparison: Comparison, models: Mapping[str, NoiseModel], pairs: Pairs, seed: int
+) -> None:
+    from tiltfield.judge import HEADER, plain_table, table_rows
+    from tiltfield.report.noise import save_noise_figure
+    from tiltfield.run import atomic
+    from tiltfield.runfolder import as_json
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot make the folder {folder}: {error.strerror}") from None
+    _write_text(folder / _FILES[0], plain_table(HEADER, table_rows(comparison)) + "\n")
+    _write_text(folder / _FILES[1], as_json(comparison.figures(), indent=2) + "\n")
+    with atomic(folder / _FILES[2]) as part:
+        save_noise_figure(part, comparison, models, pairs, seed)

@@ -1,0 +1,115 @@
+"""What is fitted: the images of a series by slices, and which of their pixels are held out of the fit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from tiltfield.fields.base import Box
+from tiltfield.projector import SliceProjector
+
+HELD_OUT = 0.05  # share of the pixels kept out of the loss
+RUN = 8  # pixels held out together where noise is correlated
+GUARD = 3  # pixels at both ends of a run that are neither fitted nor held out; noise two apart correlates by 0.16
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """What is fitted: images by slices, in units in which the clean intensities span about 0 to 1.
+
+    Attributes:
+        observed: shape (row, tilt, col).
+        used: bool, same shape: pixels in the loss.
+        held: bool, same shape: pixels held out, disjoint from `used`; pixels may be neither.
+        projector: from slices (n_z, n_x) to (tilt, col).
+        box: region of the field, pixels; its n_y is the number of rows.
+        scale: typical density, 1/pixel.
+        margin: layers at each end of z that are believed empty.
+    """
+
+    observed: Tensor
+    used: Tensor
+    held: Tensor
+    projector: SliceProjector
+    box: Box
+    scale: float
+    margin: int = 0
+
+    def rows(self, start: int, stop: int) -> Problem:
+        """Return the problem of a block of rows alone."""
+        stop = min(stop, self.box.n_y)
+        part = slice(start, stop)
+        box = Box(self.box.n_z, stop - start, self.box.n_x)
+        return replace(self, observed=self.observed[part], used=self.used[part], held=self.held[part], box=box)
+
+    @property
+    def labels(self) -> Tensor:
+        """Return 1 for pixels in the loss, 2 for those held out, 0 for others: kinds know nothing of each other."""
+        return self.used.to(torch.int8) + 2 * self.held.to(torch.int8)
+
+
+def held_out_pixels(shape: tuple[int, ...], scan: int | None, seed: int) -> tuple[Tensor, Tensor]:
+    """Return which pixels are held out of the loss, and which are left out besides, to keep the two apart.
+
+    Where noise is correlated, a single pixel's noise is known from its neighbours: a fit that follows their noise would
+    seem to predict it. So runs along the scan are held out, with pixels at both ends that count for nothing.
+
+    Args:
+        shape: (row, tilt, col).
+        scan: dimension along which noise is correlated, or None.
+        seed: of the draw.
+
+    Returns:
+        two bool tensors of that shape, disjoint.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    if scan is None:
+        held = torch.rand(shape, generator=generator) < HELD_OUT
+        return held, torch.zeros_like(held)
+    starts = (torch.rand(shape, generator=generator) < HELD_OUT / RUN).movedim(scan, -1)
+    held = _spread(starts, 0, RUN - 1)
+    near = _spread(starts, GUARD, RUN - 1 + GUARD) & ~held
+    return held.movedim(-1, scan).contiguous(), near.movedim(-1, scan).contiguous()
+
+
+def _spread(starts: Tensor, before: int, after: int) -> Tensor:
+    """Return the pixels from `before` places before each start to `after` places behind it, along the last axis."""
+    padded = nn.functional.pad(starts.float(), (after, before)).flatten(0, -2)[:, None]
+    width = before + after + 1
+    return (nn.functional.max_pool1d(padded, width, stride=1) > 0)[:, 0].reshape(starts.shape)
+
+
+def hold_out_again(problem: Problem, scan: int | None, seed: int) -> Problem:
+    """Return the problem with pixels held out anew, as :func:`held_out_pixels` says.
+
+    Args:
+        problem: one in which every valid pixel is in the loss or held out.
+        scan: as there.
+        seed: as there.
+    """
+    valid = problem.used | problem.held
+    held, near = (m.to(valid.device) for m in held_out_pixels(tuple(valid.shape), scan, seed))
+    return replace(problem, used=valid & ~held & ~near, held=valid & held)
+
+
+def inside_box(angles_deg: np.ndarray, n_u: int, n_x: int, n_z: int) -> np.ndarray:
+    """Return which rays stay between the sides of the box all the way through the slab.
+
+    A ray at column u is at x = (u - z sin θ)/cos θ; within |z| ≤ n_z/2 it stays inside |x| ≤ n_x/2 if
+    |u| ≤ (n_x/2) cos θ - (n_z/2) |sin θ|.
+
+    Args:
+        angles_deg: tilts, degrees, shape (tilt,).
+        n_u: detector columns.
+        n_x: width of the box, pixels.
+        n_z: thickness of the slab, pixels.
+
+    Returns:
+        bool, shape (tilt, n_u).
+    """
+    theta = np.deg2rad(angles_deg)[:, None]
+    u = np.arange(n_u)[None] - (n_u - 1) / 2
+    return np.abs(u) <= n_x / 2 * np.cos(theta) - n_z / 2 * np.abs(np.sin(theta)) + 0.5

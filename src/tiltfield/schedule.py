@@ -1,0 +1,68 @@
+"""How long and how fast a fit proceeds."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from tiltfield.config import ReconstructConfig
+from tiltfield.problem import Problem
+
+PASSES = {"draft": 15, "standard": 45, "fine": 150}
+LEAST_STEPS = 10  # a pass counts as at least so many steps, so that small volumes are not cut short
+RATES = {"hashgrid": 5e-3, "mlp": 5e-4, "voxels": 0.1}
+POINTS = {"hashgrid": 50_000, "mlp": 12_000, "voxels": 50_000}  # field points a step, about
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How a fit proceeds.
+
+    Attributes:
+        passes: visits to every slice.
+        block: adjacent slices a step, ≥ 2.
+        tv_weight: w, weight of the total variation.
+        learning_rate: of the field (Adam), decaying as a cosine to 2 %.
+        noise_rate: of the noise model.
+        contrast_rate: of gain and offset.
+        jitter: random shift of the sampling grid, pixels.
+        seconds: if set, the schedule is compressed to end by then.
+        patience: share of the passes with a held-out likelihood below the best after which to stop.
+    """
+
+    passes: int
+    block: int
+    tv_weight: float
+    learning_rate: float
+    noise_rate: float = 2e-3
+    contrast_rate: float = 3e-4
+    jitter: float = 0.0
+    seconds: float | None = None
+    patience: float = 0.3
+
+    def steps(self, n_rows: int) -> int:
+        """Return the number of steps for a problem of `n_rows` rows."""
+        return self.passes * math.ceil(n_rows / self.block)
+
+
+def block_size(problem: Problem, field: str) -> int:
+    """Return how many slices a step of a field takes, two to sixteen, so that a step stays short."""
+    return min(problem.box.n_y, max(2, min(16, round(POINTS[field] / (problem.box.n_z * problem.box.n_x)))))
+
+
+def schedule_for(problem: Problem, config: ReconstructConfig, tv_weight: float) -> Schedule:
+    """Return the schedule of a preset.
+
+    Args:
+        problem: gives the block size.
+        config: preset and field.
+        tv_weight: weight of the total variation.
+    """
+    block = block_size(problem, config.field)
+    steps = math.ceil(problem.box.n_y / block)
+    return Schedule(
+        passes=math.ceil(PASSES[config.preset] * max(1.0, LEAST_STEPS / steps)),
+        block=block,
+        tv_weight=tv_weight,
+        learning_rate=RATES[config.field],
+    )
