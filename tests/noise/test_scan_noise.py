@@ -117,6 +117,12 @@ def test_correlate_and_autocorrelation_are_inverse(partial):
     torch.testing.assert_close(torch.tanh(model.partial.detach()), tensor(partial), rtol=0, atol=1e-5)
 
 
+def test_fewer_lags_give_a_process_of_lower_order():
+    model = Scan(Gaussian(1.0)).double()
+    model.correlate_(torch.tensor([0.5, 0.4]))
+    torch.testing.assert_close(torch.tanh(model.partial.detach()), tensor([0.5, 0.2, 0, 0]), rtol=0, atol=1e-6)
+
+
 IMPOSSIBLE = {
     "constant": [1.0, 1.0, 1.0, 1.0],
     "alternating": [-1.0, 1.0, -1.0, 1.0],

@@ -139,16 +139,16 @@ class Scan(NoiseModel):
         """Start from measured correlations at lags 1 to p (Durbin and Levinson); what is impossible is cut short.
 
         Args:
-            autocorrelation: of the normal scores, shape (p,).
+            autocorrelation: of the normal scores, shape (p,); of fewer lags, the process is of lower order.
         """
         rho = torch.cat([torch.ones(1), autocorrelation.detach().float().cpu()])
-        phi, error, kappa = rho[:0], 1.0, []
-        for m in range(1, self.order + 1):
+        phi, error, kappa = rho[:0], 1.0, [0.0] * self.order
+        for m in range(1, min(self.order, len(rho) - 1) + 1):
             k = float((rho[m] - (phi * rho[1:m].flip(0)).sum()) / error)
             k = max(-0.95, min(0.95, k))
             phi = torch.cat([phi - k * phi.flip(0), torch.tensor([k])])
             error *= 1 - k * k
-            kappa.append(math.atanh(k))
+            kappa[m - 1] = math.atanh(k)
         with torch.no_grad():
             self.partial.copy_(torch.tensor(kappa))
 
