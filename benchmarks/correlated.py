@@ -19,7 +19,7 @@ from unittest import mock
 
 import numpy as np
 
-from bench import PEER, PEER_SNR_DB, Bench, Row, cells, column, neural
+from bench import PEER, Bench, Row, cells, column, neural
 from common import (
     SIRT,
     Demand,
@@ -52,7 +52,6 @@ ROWS = {
     ),
 }
 FACTORS = (1 / 2, 1 / math.sqrt(2), 1.0, math.sqrt(2), 2.0)  # on the chosen weight
-MORE_SNR_DB = (*PEER_SNR_DB, 24.0, 27.0)  # HAADF has its best at higher values than bright field
 
 Results = dict[str, list[Figures]]
 Sweeps = list[dict[float, Figures]]
@@ -148,7 +147,6 @@ def main() -> None:
         Store(options.out),
         ROWS,
         options.seconds,
-        peer_snr_db=MORE_SNR_DB,
         peer_iterations=options.peer_iterations,
         fitter=fitted,
     )

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tiltfield.errors import InputError
-from tiltfield.judge import HEADER, compare, noise_cdf, plain_table, table_rows
+from tiltfield.judge import BEHAVIOUR, DISTANCES, compare, noise_cdf, tables
 from tiltfield.noise.base import Recording
 from tiltfield.noise.gaussian import Gaussian, PoissonGaussian
 from tiltfield.noise.learn import Pairs
@@ -144,11 +144,11 @@ def test_figures_are_plain_and_tables_line_up():
     assert seen == [("a", 0.5), ("longer", 1.0)]
     figures = json.loads(json.dumps(comparison.figures()))
     assert [v["name"] for v in figures["verdicts"]] == ["a", "longer"]
-    rows = table_rows(comparison)
-    assert {len(row) for row in rows} == {len(HEADER)}
-    lines = plain_table(HEADER, rows).splitlines()
-    assert len({len(text) for text in lines}) == 1
-    assert len(lines) == 2 + 2 + 2
+    for table, header in zip(tables(comparison).split("\n\n"), (DISTANCES, BEHAVIOUR), strict=True):
+        lines = table.splitlines()
+        assert len({len(line) for line in lines}) == 1
+        assert len(lines) == 2 + 2 + 1
+        assert [cell.strip() for cell in lines[0].strip("|").split("|")] == list(header)
 
 
 def test_nothing_to_judge_is_refused():

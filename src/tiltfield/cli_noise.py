@@ -104,8 +104,8 @@ def compare(
         quiet: print nothing but errors and the table
         flags: the settings
     """
-    from tiltfield.judge import HEADER, plain_table, table_rows
     from tiltfield.judge import compare as judge
+    from tiltfield.judge import tables
     from tiltfield.report import Screen
     from tiltfield.runfolder import as_json
 
@@ -125,7 +125,7 @@ def compare(
         show = _progress(screen, "judge")
         comparison = judge(fitted, pairs, seed=settings.seed, progress=lambda _name, done: show(done, 0.0))
         _write_comparison(out, comparison, fitted, pairs, settings.seed)
-    print(as_json(comparison.figures(), indent=2) if json else plain_table(HEADER, table_rows(comparison)))
+    print(as_json(comparison.figures(), indent=2) if json else tables(comparison))
     if not (quiet or json):
         print(f"wrote {out / _FILES[0]}, {_FILES[1]} and {_FILES[2]}")
 
@@ -331,7 +331,7 @@ def _write_text(path: Path, text: str) -> None:
 def _write_comparison(
     folder: Path, comparison: Comparison, models: Mapping[str, NoiseModel], pairs: Pairs, seed: int
 ) -> None:
-    from tiltfield.judge import HEADER, plain_table, table_rows
+    from tiltfield.judge import tables
     from tiltfield.report.noise import save_noise_figure
     from tiltfield.run import atomic
     from tiltfield.runfolder import as_json
@@ -340,7 +340,7 @@ def _write_comparison(
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"cannot make the folder {folder}: {error.strerror}") from None
-    _write_text(folder / _FILES[0], plain_table(HEADER, table_rows(comparison)) + "\n")
+    _write_text(folder / _FILES[0], tables(comparison) + "\n")
     _write_text(folder / _FILES[1], as_json(comparison.figures(), indent=2) + "\n")
     with atomic(folder / _FILES[2]) as part:
         save_noise_figure(part, comparison, models, pairs, seed)

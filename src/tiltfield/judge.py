@@ -277,22 +277,25 @@ def _distances(p: list[np.ndarray], q: list[np.ndarray]) -> Distances:
 
 # ---- tables --------------------------------------------------------------------------------------------------------
 
-HEADER = (
-    *("model", "JSD (bits)", "BC", "distance", "JSD, by intensity", "BC, by intensity", "distance, by intensity"),
-    *("log-likelihood", "PIT gap", "white lag 1", "white lag 2", "white across", "lag 1", "lag 2", "slope", "variance"),
+DISTANCES = ("model", "JSD (bits)", "BC", "distance", "JSD, by intensity", "BC, by intensity", "distance, by intensity")
+BEHAVIOUR = (
+    *("model", "log-likelihood", "PIT gap", "white lag 1", "white lag 2", "white across"),
+    *("lag 1", "lag 2", "slope", "variance"),
 )
 
 
-def table_rows(comparison: Comparison) -> list[list[str]]:
-    """Return one row of cells per model, then the floor and the real noise; titles are in `HEADER`.
+def tables(comparison: Comparison) -> str:
+    """Return two Markdown tables: distances of distributions, with their floor; and likelihood, calibration, samples.
 
     Args:
         comparison: what to show.
     """
-    rows = [[v.name, *_distance_cells(v.distances), *_verdict_cells(v)] for v in comparison.verdicts]
-    rows.append(["floor (even against odd rows)", *_distance_cells(comparison.floor), *[""] * 9])
-    real = [f"{value:.3f}" for value in comparison.real.along[:2]]
-    return [*rows, ["real noise", *[""] * 11, *real, "1.000", "1.000"]]
+    distances = [[v.name, *_distance_cells(v.distances)] for v in comparison.verdicts]
+    distances.append(["floor (even against odd rows)", *_distance_cells(comparison.floor)])
+    behaviour = [[v.name, *_verdict_cells(v)] for v in comparison.verdicts]
+    lags = [f"{value:.3f}" for value in comparison.real.along[:2]]
+    behaviour.append(["real noise", *[""] * 5, *lags, "1.000", "1.000"])
+    return f"{markdown(DISTANCES, distances)}\n\n{markdown(BEHAVIOUR, behaviour)}"
 
 
 def _distance_cells(d: Distances) -> list[str]:
@@ -306,7 +309,7 @@ def _verdict_cells(v: Verdict) -> list[str]:
     return [likelihood, f"{v.pit_gap:.4f}", *(f"{value:.3f}" for value in lags)]
 
 
-def plain_table(header: tuple[str, ...], rows: list[list[str]]) -> str:
+def markdown(header: tuple[str, ...], rows: list[list[str]]) -> str:
     """Return a Markdown table padded so that its columns line up as plain text too.
 
     Args:

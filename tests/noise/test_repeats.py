@@ -135,9 +135,16 @@ def test_a_drift_of_the_mean_is_said_and_taken_out(repeats):
     )
 
 
+def test_hum_is_said(repeats):
+    frames = repeats(256, 2, 0, True).frames
+    hum = 0.2 * frames.std() * np.sin(2 * np.pi * np.arange(256) / 8)[:, None] * np.array([1, -1])[:, None, None]
+    notes = pairs_from_repeats(frames + hum, fits={"mixture": mixture}).notes
+    assert any("period of 8 rows" in note for note in notes)
+
+
 def test_good_frames_get_no_warning(repeats):
     notes = pairs_from_repeats(repeats(256, 2, 0, True).frames).notes
-    assert not [n for n in notes if "shifted" in n or "levels" in n or "recorded" in n]
+    assert not [n for n in notes if "clean images by" not in n]
 
 
 def test_clipped_frames_stay_as_recorded(repeats):
@@ -187,6 +194,7 @@ def test_measured_frames(shared_data, name):
     noise = recovered(found)
     assert found.error_share < 0.1
     assert not [n for n in found.notes if "shifted" in n or "levels" in n]
+    assert any("period of 10.4 rows" in n for n in found.notes)
     difference = (frames[0].astype(float) - frames[1])[None]
     np.testing.assert_allclose(correlations(noise, 2, 2), correlations(difference, 2, 2), atol=0.01)
     assert noise.var() == pytest.approx(difference.var() / 2, rel=0.01)

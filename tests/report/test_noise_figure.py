@@ -20,4 +20,4 @@ def test_the_picture(tmp_path, n_models):
     path = save_noise_figure(tmp_path / "noise.png", compare(models, pairs), models, pairs)
     height, width, _ = imread(path).shape
     assert 1500 < width < 1700
-    assert 600 < height < 1300
+    assert 600 < height < 1600

@@ -29,6 +29,7 @@ _PARTS = (0.05, 0.2, 0.5, 0.9)  # quantiles of the intensity at which the noise'
 _BLIND_WIDTH = 1.5  # pixels
 _LEAST = 0.05  # of the smallest variance seen: the line is not followed below
 _HIGH_PASS = 20.0  # pixels: slower structure says nothing of the registration
+_HUM = 40.0  # times the median of the spectrum of row means; chance reaches 15
 _DRIFT = 0.05  # of the noise deviation, between mean levels
 
 
@@ -72,6 +73,7 @@ def pairs_from_repeats(frames: np.ndarray, observer: Observer | None = None, fit
     observer = observer or Observer()
     recording, seen, wanted, notes = _prepared(frames)
     contrast = (wanted - seen) * np.sqrt(1 - 1 / len(frames))  # as much noise as one frame, and nothing else
+    notes += _hum(contrast[0])
     name, losses = _choose(fits, seen, wanted, observer)
     denoise = fits[name](seen, wanted)
     clean = _calibrated(np.stack([denoise(image) for image in seen]), wanted)
@@ -141,6 +143,20 @@ def _drift(images: np.ndarray) -> list[str]:
     return [
         f"the mean levels of the frames differ by {np.ptp(levels):.4g} ({share:.0%} of the noise deviation); they were "
         "brought to one level"
+    ]
+
+
+def _hum(noise: np.ndarray) -> list[str]:
+    """Say if the rows are offset periodically, as by the mains: by the highest line in the spectrum of their means."""
+    power = np.abs(np.fft.rfft(noise.mean(axis=1)))[1:] ** 2
+    line = int(power.argmax())
+    if power[line] < _HUM * np.median(power):
+        return []
+    share = 2 * power[line] / len(noise) ** 2 / float(noise.var())
+    period = len(noise) / (line + 1)
+    return [
+        f"the rows are offset with a period of {period:.3g} rows (mains hum?), {share:.2%} of the noise variance; it "
+        "counts as noise"
     ]
 
 

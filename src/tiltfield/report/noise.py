@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from tiltfield.traits import Traits
 CROP = 96  # pixels along an edge of the pictures
 _DPI = 110
 _WIDTH = 14.5  # inches
-_COLUMNS = 4
+_MOST_COLUMNS = 4
 _GREY = 3.0  # standard deviations at the ends of the grey scale
 _REAL: dict[str, Any] = {"color": "black", "linewidth": 2.4, "zorder": 1.5}
 
@@ -40,13 +41,19 @@ def save_noise_figure(
     Returns:
         the path written.
     """
-    rows = -(-(2 + len(models)) // _COLUMNS)
-    figure = Figure(figsize=(_WIDTH, 3.55 * rows + 3.7), dpi=_DPI, layout="constrained")
+    count = 2 + len(models)
+    rows = math.ceil(count / _MOST_COLUMNS)
+    columns = math.ceil(count / rows)
+    heights = rows * (_WIDTH / columns + 0.1), 3.7
+    figure = Figure(figsize=(_WIDTH, sum(heights)), dpi=_DPI, layout="constrained")
     FigureCanvasAgg(figure)
-    grid = figure.add_gridspec(rows + 1, _COLUMNS, height_ratios=[*[3.55] * rows, 3.5])
-    cells = [figure.add_subplot(grid[i // _COLUMNS, i % _COLUMNS]) for i in range(2 + len(models))]
-    _draw_images(cells, models, pairs, seed)
-    curves = [figure.add_subplot(grid[rows, i]) for i in range(_COLUMNS)]
+    parts = figure.add_gridspec(2, 1, height_ratios=heights)
+    pictures, plots = figure.add_subfigure(parts[0]), figure.add_subfigure(parts[1])
+    cells = list(pictures.subplots(rows, columns, squeeze=False).flat)
+    for cell in cells[count:]:
+        cell.set_axis_off()
+    _draw_images(cells[:count], models, pairs, seed)
+    curves = plots.subplots(1, 4)
     colours = {v.name: f"C{i}" for i, v in enumerate(comparison.verdicts)}
     _draw_calibration(curves[0], comparison, colours)
     _draw_correlation(curves[1], comparison, colours)
