@@ -44,6 +44,7 @@ ROWS = {
     "l2": Row("hash grid + L2", neural("hashgrid", "l2")),
     "gaussian": Row("hash grid + Gaussian", neural("hashgrid", "gaussian")),
     "poisson-gaussian": Row("hash grid + Poisson-Gaussian", neural("hashgrid", "poisson-gaussian")),
+    "flow": Row("hash grid + flow", neural("hashgrid", "flow")),
     DEFAULT: Row("hash grid + the noise model told from the series (default)", neural("hashgrid", "auto")),
 }
 CLIPS = {"both": (False, True), "no": (False,), "yes": (True,)}

@@ -1,5 +1,6 @@
 """`tiltfield noise`: fit, compare, sample; files whole or not at all, refusals with a way out."""
 
+import hashlib
 import json
 import typing
 
@@ -66,7 +67,22 @@ def test_a_model_of_given_pairs(files, repeats):
     known = repeats(128, 2, 0, True)
     assert noise.model.log_slope.exp().item() == pytest.approx(known.slope, rel=0.1)
     assert noise.low < np.median(known.clean) < noise.high
-    assert noise.about["sources"] == [str(files / "a-clean.mrc"), str(files / "a.mrc")]
+    clean, noisy = noise.about["sources"]
+    assert (clean["path"], clean["role"]) == (str((files / "a-clean.mrc").resolve()), "clean")
+    assert (noisy["path"], noisy["role"]) == (str((files / "a.mrc").resolve()), "noisy")
+    frames = [frame.astype(np.float32).tobytes() for frame in load_frames(files / "a.mrc").images]
+    assert noisy["frames"] == [hashlib.blake2b(frame, digest_size=8).hexdigest() for frame in frames]
+
+
+def test_a_scan_along_the_columns_is_noticed(tiltfield, files, tmp_path):
+    fit = ["--model", "gaussian", "--out", tmp_path / "m.json"]
+    err = tiltfield("noise", "fit", files / "a-clean.mrc", files / "a.mrc", *fit)[2]
+    assert "correlates by 0.5" in err
+    assert "scanned along the columns" not in err
+    for name in ("a-clean", "a"):
+        write_stack(load_frames(files / f"{name}.mrc").images.swapaxes(1, 2), tmp_path / f"{name}.mrc")
+    err = tiltfield("noise", "fit", tmp_path / "a-clean.mrc", tmp_path / "a.mrc", *fit, "--overwrite")[2]
+    assert "scanned along the columns: transpose them" in err
 
 
 @pytest.mark.parametrize("names", [["a.mrc"], ["a0.mrc", "a1.mrc"], ["a.mrc", "b.mrc"]], ids=" ".join)
@@ -110,6 +126,71 @@ def test_comparing_a_file_with_a_named_model(tiltfield, files, tmp_path):
     by_name = {v["name"]: v for v in figures["verdicts"]}
     assert by_name["pg.json"]["slope_ratio"] == pytest.approx(1, abs=0.2)
     assert by_name["gaussian"]["slope_ratio"] == pytest.approx(0, abs=0.2)
+
+
+@pytest.mark.parametrize(
+    ("source", "flattered"),
+    [
+        (["--clean", "a-clean.mrc", "--noisy", "a.mrc"], True),
+        (["--repeats", "a.mrc", "--crop", 96], True),
+        (["--clean", "a-clean.mrc", "--noisy", "a1.mrc"], True),  # one of its frames, in another file
+        (["--clean", "b-clean.mrc", "--noisy", "b.mrc"], False),
+        (["--clean", "a-clean.mrc", "--noisy", "other.mrc"], False),  # the same field, another exposure
+    ],
+    ids=lambda value: " ".join(map(str, value)) if isinstance(value, list) else None,
+)
+def test_judging_by_the_frames_fitted_to_is_said(tiltfield, files, tmp_path, source, flattered):
+    clean = load_frames(files / "a-clean.mrc").images
+    noise = np.random.default_rng(0).normal(0, 400, clean.shape)
+    write_stack(clean + noise, tmp_path / "other.mrc")
+    words = [(tmp_path if w == "other.mrc" else files) / w if str(w).endswith(".mrc") else w for w in map(str, source)]
+    code, out, err = tiltfield("noise", "compare", files / "pg.json", *words, "--out", tmp_path / "c", "--quiet")
+    assert code == 0, err
+    said = "pg.json was fitted to these very frames: its figures flatter it"
+    assert (said in out) == flattered
+    assert (said in (tmp_path / "c" / "comparison.md").read_text()) == flattered
+    assert json.loads((tmp_path / "c" / "comparison.json").read_text())["notes"] == [said] * flattered
+
+
+def test_named_models_fitted_to_the_frames_they_are_judged_by_are_said(tiltfield, files, tmp_path):
+    words = ["--clean", files / "a-clean.mrc", "--noisy", files / "a.mrc"]
+    train = ["--train-clean", files / "a-clean.mrc", "--train-noisy", files / "a.mrc"]
+    out = tiltfield("noise", "compare", "gaussian", *words, *train, "--out", tmp_path, "--quiet")[1]
+    assert "gaussian was fitted to these very frames" in out
+
+
+def test_files_of_one_name_are_called_in_full(tiltfield, files, tmp_path):
+    others = [tmp_path / folder / "pg.json" for folder in "xy"]
+    for other in others:
+        other.parent.mkdir()
+        other.write_bytes((files / "pg.json").read_bytes())
+    pairs = ["--clean", files / "b-clean.mrc", "--noisy", files / "b.mrc", "--crop", 64, "--json"]
+    (tmp_path / "third.json").write_bytes((files / "pg.json").read_bytes())
+    models = [*others, tmp_path / "third.json"]
+    code, out, err = tiltfield("noise", "compare", *models, *pairs, "--out", tmp_path / "c", "--quiet")
+    assert code == 0, err
+    assert [v["name"] for v in json.loads(out)["verdicts"]] == [*map(str, others), "third.json"]
+
+
+def test_a_file_in_place_of_the_folder_is_refused_before_anything_is_fitted(tiltfield, files, tmp_path, monkeypatch):
+    monkeypatch.setattr("tiltfield.noise.learn.learn", lambda *_: pytest.fail("fitted"))
+    (tmp_path / "taken").write_text("mine")
+    for out in (tmp_path / "taken", tmp_path / "taken" / "below"):
+        words = ["noise", "compare", "gaussian", "--repeats", files / "b.mrc", "--out", out]
+        refused(tiltfield(*words), "taken is a file: --out takes a folder")
+    assert (tmp_path / "taken").read_text() == "mine"
+
+
+def test_a_field_that_saturates_and_one_that_does_not_are_one_detector(tiltfield, files, tmp_path):
+    bright = load_frames(files / "a.mrc").images
+    top = float(np.quantile(bright, 0.99))
+    write_stack(np.minimum(bright, top), tmp_path / "clipped.mrc")
+    write_stack(load_frames(files / "b.mrc").images - 2500, tmp_path / "dark.mrc")
+    repeats = ["--repeats", tmp_path / "clipped.mrc", tmp_path / "dark.mrc", "--out", tmp_path / "m.json"]
+    code, _, err = tiltfield("noise", "fit", *repeats, "--model", "gaussian")
+    assert code == 0, err
+    assert err.count("left as recorded (saturated at") == 2
+    assert load_noise(tmp_path / "m.json").model.recording.high == pytest.approx(top)
 
 
 def test_without_training_data_halves_are_used_and_said(tiltfield, files, tmp_path):

@@ -138,6 +138,24 @@ def test_the_same_seed_gives_the_same_figures_and_leaves_models_alone():
     assert model.partial.requires_grad
 
 
+@pytest.mark.parametrize("recording", [Recording(), RECORDINGS["both"]], ids=["plain", "both"])
+def test_a_few_rows_at_a_time_give_the_same_figures(monkeypatch, recording):
+    pairs = drawn(scan(recording))
+    whole = compare({"m": scan()}, pairs).verdicts[0]
+    monkeypatch.setattr("tiltfield.noise.learn.CHUNK", 7 * 256)
+    parts = compare({"m": scan()}, pairs).verdicts[0]
+    assert parts.distances == whole.distances
+    assert parts.log_likelihood == pytest.approx(whole.log_likelihood, rel=1e-5)
+    assert parts.whitened_along == pytest.approx(whole.whitened_along, abs=1e-5)
+    np.testing.assert_allclose(parts.traits.along, whole.traits.along, atol=0.02)
+
+
+def test_notes_stand_below_the_tables_and_in_the_figures():
+    comparison = dataclasses.replace(compare({"a": line()}, drawn(line())), notes=("mind this",))
+    assert tables(comparison).endswith("|\n\nmind this")
+    assert comparison.figures()["notes"] == ("mind this",)
+
+
 def test_figures_are_plain_and_tables_line_up():
     seen = []
     comparison = compare({"a": line(), "longer": Gaussian(7.0)}, drawn(line()), progress=lambda *x: seen.append(x))

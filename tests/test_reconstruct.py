@@ -15,7 +15,9 @@ from tiltfield.errors import InputError
 from tiltfield.evaluate import evaluate
 from tiltfield.fields.mlp import MLP
 from tiltfield.fit import Outcome
-from tiltfield.noise import NOISES
+from tiltfield.noise import NOISES, NoiseFile, save_noise
+from tiltfield.noise.gaussian import PoissonGaussian
+from tiltfield.noise.scan import Scan
 from tiltfield.observe import Observer
 from tiltfield.reconstruct import check_memory, forecast, pick_device, reconstruct
 from tiltfield.schedule import PASSES
@@ -207,6 +209,24 @@ def test_a_run_resumed_from_a_checkpoint_ends_where_the_uninterrupted_one_does(c
     series = cell().series()
     whole = reconstruct(series, observer=keeper, **QUICK)
     resumed = reconstruct(series, resume=keeper.states[len(keeper.states) // 2], **QUICK)
+    np.testing.assert_array_equal(whole.volume.data, resumed.volume.data)
+
+
+@pytest.mark.parametrize("kind", ["scan-flow", "file"])
+def test_a_run_with_correlated_noise_resumes_too(cell, quick, monkeypatch, tmp_path, kind):
+    """Held-out runs, the axis and the frozen parameters are the same again, wherever the file lies by then."""
+    monkeypatch.setattr(neural, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(neural, "FIRST_CHECKPOINT_SECONDS", 0.0)
+    keeper, series, noise = Keeper(), cell(scan_correlation=0.5, scan_axis="y").series(), kind
+    if kind == "file":
+        fitted = Scan(PoissonGaussian(0.02, 1e-3, 0.0))
+        fitted.correlate_(torch.tensor([0.5, 0.16]))
+        noise = str(save_noise(tmp_path / "noise.json", NoiseFile(fitted, 0.0, 1.0)))
+    whole = reconstruct(series, observer=keeper, noise=noise, **QUICK)
+    assert whole.metrics["noise"]["scan_axis"] == "y"
+    if kind == "file":
+        noise = str((tmp_path / "noise.json").rename(tmp_path / "moved.json"))
+    resumed = reconstruct(series, resume=keeper.states[len(keeper.states) // 2], noise=noise, **QUICK)
     np.testing.assert_array_equal(whole.volume.data, resumed.volume.data)
 
 

@@ -203,7 +203,7 @@ def test_resuming_on_other_data_is_refused(fit, stack, tmp_path):
     fit.interrupt_at = 5
     go(stack, tmp_path / "run")
     (tmp_path / "data.rawtlt").write_text("-40\n-20\n0\n20\n41\n")
-    with pytest.raises(InputError, match="images or angles"):
+    with pytest.raises(InputError, match="images, angles or noise model"):
         go(None, tmp_path / "run", resume=True)
     assert history(tmp_path / "run") == [1, 2, 3, 4, 5]
 
@@ -295,6 +295,16 @@ def test_the_fingerprint_knows_images_and_angles():
     images = np.random.default_rng(0).random((3, 4, 5), np.float32)
     angles = np.array([-10.0, 0.0, 10.0])
     same = fingerprint(TiltSeries(images.copy(order="F"), angles.copy()))
-    assert fingerprint(TiltSeries(images, angles)) == same
+    assert fingerprint(TiltSeries(images, angles), ReconstructConfig()) == same
     assert fingerprint(TiltSeries(images + 1, angles)) != same
     assert fingerprint(TiltSeries(images, angles + 1)) != same
+
+
+def test_the_fingerprint_knows_what_a_noise_file_says_not_where_it_lies(tmp_path):
+    series = TiltSeries(np.random.default_rng(0).random((3, 4, 5), np.float32), np.array([-10.0, 0.0, 10.0]))
+    for name, text in (("a.json", "one"), ("b.json", "one"), ("c.json", "two")):
+        (tmp_path / name).write_text(text)
+    a, b, c = (fingerprint(series, ReconstructConfig(noise=str(tmp_path / f"{name}.json"))) for name in "abc")
+    assert a == b != c
+    with pytest.raises(InputError, match=r"cannot read the noise model .*gone\.json"):
+        fingerprint(series, ReconstructConfig(noise=str(tmp_path / "gone.json")))

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import App, CycloptsError, Group, Parameter
-from pydantic import BaseModel, ValidationError, create_model
+from pydantic import BaseModel, ValidationError, create_model, model_validator
 from rich.console import Console
 from rich.text import Text
 
@@ -43,7 +43,10 @@ _SIGNED = ("tilts", "tilt_axis")  # values that may begin with a minus
 
 
 def _flags(model: type[BaseModel], headings: Mapping[str, tuple[str, ...]]) -> type[BaseModel]:
-    """Return the model with each of its fields marked as a flag under a heading."""
+    """Return the model with each of its fields marked as a flag under a heading.
+
+    Whether settings fit together is asked of all of them, not of the flags alone, which may go over a file's.
+    """
     heading = {field: name for name, fields in headings.items() for field in fields}
     fields: dict[str, Any] = {}
     for name, info in model.model_fields.items():
@@ -51,7 +54,8 @@ def _flags(model: type[BaseModel], headings: Mapping[str, tuple[str, ...]]) -> t
         shown = info.default is not None and info.default is not False
         flag = Parameter(group=group, show_default=shown, allow_leading_hyphen=name in _SIGNED)
         fields[name] = (Annotated[info.annotation, flag], info)
-    return create_model(model.__name__, __base__=model, **fields)
+    apart: dict[str, Any] = {"_fit_together": model_validator(mode="after")(lambda flags: flags)}
+    return create_model(model.__name__, __base__=model, __validators__=apart, **fields)
 
 
 if TYPE_CHECKING:

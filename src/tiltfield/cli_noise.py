@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,8 +13,6 @@ from tiltfield.config import NoiseConfig, NoiseRunConfig
 from tiltfield.errors import InputError, nearest
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from tiltfield.judge import Comparison
     from tiltfield.noise import NoiseFile, NoiseModel
     from tiltfield.noise.learn import Pairs
@@ -21,7 +20,6 @@ if TYPE_CHECKING:
 
 _Switch = Annotated[bool, Parameter(show_default=False)]
 _Files = Annotated[list[Path] | None, Parameter(consume_multiple=True)]
-_ROOM = 0.25  # of the range fitted to, beyond which a model is not trusted
 _FILES = ("comparison.md", "comparison.json", "comparison.png")
 
 noise_app = App(
@@ -56,13 +54,16 @@ def fit(
     """
     from tiltfield.noise import save_noise
     from tiltfield.noise.learn import learn
+    from tiltfield.noise.sources import read_images
     from tiltfield.report import Screen
 
     settings = flags or NoiseConfig()
     _free(out, overwrite)
     with Screen(quiet=quiet) as screen:
         _threads(settings)
-        pairs, about = _read(_one_source(clean, noisy, repeats, "CLEAN NOISY", "--repeats"), settings, screen)
+        source = _one_source(clean, noisy, repeats, "CLEAN NOISY", "--repeats")
+        pairs, about = read_images(source, settings.crop, screen)
+        _say_scan(screen, pairs)
         show = _progress(screen, f"fit {settings.model}")
         model = learn(settings.model, pairs, seed=settings.seed, progress=show)
         noise = _described(model, pairs, settings, about)
@@ -106,24 +107,28 @@ def compare(
     """
     from tiltfield.judge import compare as judge
     from tiltfield.judge import tables
+    from tiltfield.noise.sources import flattered, read_images
     from tiltfield.report import Screen
     from tiltfield.runfolder import as_json
 
     settings = flags or NoiseRunConfig()
-    known = {name: _model_file(name) for name in models or _names()}
+    known = {label: _model_file(name) for label, name in _labelled(models or _names()).items()}
     _free_folder(out, overwrite)
     with Screen(quiet=quiet) as screen:
         _threads(settings)
-        pairs, _ = _read(_one_source(clean, noisy, repeats, "--clean --noisy", "--repeats"), settings, screen)
-        training = None
+        source = _one_source(clean, noisy, repeats, "--clean --noisy", "--repeats")
+        pairs, about = read_images(source, settings.crop, screen)
+        training, trained = None, dict[str, Any]()
         if train_repeats or train_clean or train_noisy:
             source = _one_source(
                 train_clean, train_noisy, train_repeats, "--train-clean --train-noisy", "--train-repeats"
             )
-            training, _ = _read(source, settings, screen)
+            training, trained = read_images(source, settings.crop, screen)
         fitted, pairs = _fitted(known, training, pairs, settings, screen)
         show = _progress(screen, "judge")
         comparison = judge(fitted, pairs, seed=settings.seed, progress=lambda _name, done: show(done, 0.0))
+        sources = {name: trained if noise is None else noise.about for name, noise in known.items()}
+        comparison = replace(comparison, notes=tuple(flattered(sources, about)))
         _write_comparison(out, comparison, fitted, pairs, settings.seed)
     print(as_json(comparison.figures(), indent=2) if json else tables(comparison))
     if not (quiet or json):
@@ -157,8 +162,9 @@ def sample(
     from tiltfield.io import load_frames, write_stack
     from tiltfield.noise import load_noise
     from tiltfield.noise.pairs import check_images
-    from tiltfield.noise.sources import cropped
+    from tiltfield.noise.sources import cropped, range_notes
     from tiltfield.report import Screen
+    from tiltfield.runfolder import atomic
 
     settings = flags or NoiseRunConfig()
     noise, raw = load_noise(model), load_frames(clean)
@@ -170,14 +176,15 @@ def sample(
     generator = torch.Generator().manual_seed(settings.seed)
     with Screen(quiet=quiet) as screen:
         _threads(settings)
-        _say_range(screen, noise, images, str(model))
+        _say(screen, range_notes(noise, images, str(model)))
         show = _progress(screen, "sample")
         for i, image in enumerate(images):
             images[i] = noise.model.sample(torch.from_numpy(image), generator).numpy()
             show((i + 1) / len(images), 0.0)
         write_stack(images, out, raw.pixel_size_nm)
         if angles is not None and raw.angles_deg is not None:
-            _write_text(angles, "".join(f"{angle:.6g}\n" for angle in raw.angles_deg))
+            with atomic(angles) as part:
+                part.write_text("".join(f"{angle:.6g}\n" for angle in raw.angles_deg))
     if not quiet:
         print(f"wrote {out}: {len(images)} image{'s' * (len(images) > 1)}" + (f", and {angles}" if angles else ""))
 
@@ -200,20 +207,17 @@ def _one_source(
     )
 
 
-def _read(
-    source: tuple[Path, Path] | list[Path], settings: NoiseRunConfig, screen: Screen
-) -> tuple[Pairs, dict[str, Any]]:
-    from tiltfield.noise.sources import read_pairs, read_repeats
-
-    if isinstance(source, tuple):
-        return read_pairs(*source, settings.crop)
-    return read_repeats(source, settings.crop, screen)
-
-
 def _names() -> tuple[str, ...]:
     from tiltfield.noise.learn import LEARNABLE
 
     return LEARNABLE
+
+
+def _labelled(names: Sequence[str]) -> dict[str, str]:
+    """Return models by what to call them: a file by its base name, unless another has the same."""
+    names = list(dict.fromkeys(names))
+    short = [Path(name).name for name in names]
+    return {label if short.count(label) == 1 else name: name for label, name in zip(short, names, strict=True)}
 
 
 def _model_file(name: str) -> NoiseFile | None:
@@ -240,6 +244,7 @@ def _fitted(
     """Return the models, those that are only named fitted, and the pairs to judge them by."""
     from tiltfield.noise.learn import learn
     from tiltfield.noise.pairs import halves
+    from tiltfield.noise.sources import range_notes
 
     if training is None and any(noise is None for noise in known.values()):
         training, pairs = halves(pairs)
@@ -247,24 +252,22 @@ def _fitted(
     models: dict[str, NoiseModel] = {}
     for name, noise in known.items():
         if noise is not None:
-            _say_range(screen, noise, pairs.clean, name)
-            models[Path(name).name] = noise.model
+            _say(screen, range_notes(noise, pairs.clean, name))
+            models[name] = noise.model
         elif training is not None:
             models[name] = learn(name, training, seed=settings.seed, progress=_progress(screen, f"fit {name}"))
     return models, pairs
 
 
-def _say_range(screen: Screen, noise: NoiseFile, clean: np.ndarray, name: str) -> None:
-    """Say if a model is used beyond the intensities it was fitted to."""
-    import numpy as np
+def _say_scan(screen: Screen, pairs: Pairs) -> None:
+    """Say how the noise of neighbours correlates, and if that looks like a scan along the columns."""
+    from tiltfield.rehearsal import CORRELATED
+    from tiltfield.traits import correlations
 
-    low, high = (float(v) for v in np.quantile(clean, [0.001, 0.999]))
-    room = _ROOM * (noise.high - noise.low)
-    if low < noise.low - room or high > noise.high + room:
-        screen.say(
-            f"clean intensities are {low:.4g} to {high:.4g}, but {name} was fitted to {noise.low:.4g} to "
-            f"{noise.high:.4g}: check that both are in the same unit and that the images hold no noise"
-        )
+    along, across = (correlations(pairs.noisy - pairs.clean, axis, 1)[0] for axis in (2, 1))
+    screen.say(f"noise of neighbours correlates by {along:.2f} along the rows and {across:.2f} across")
+    if across > along + CORRELATED:
+        screen.say("the frames look scanned along the columns: transpose them, for the scan must run along the rows")
 
 
 # ---- output --------------------------------------------------------------------------------------------------------
@@ -282,6 +285,9 @@ def _free(path: Path | None, overwrite: bool) -> None:
 
 
 def _free_folder(folder: Path, overwrite: bool) -> None:
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not there.is_dir():
+        raise InputError(f"{there} is a file: --out takes a folder")
     present = [name for name in _FILES if (folder / name).exists()]
     if present and not overwrite:
         raise InputError(f"{folder} already holds {', '.join(present)}: choose another folder or give --overwrite")
@@ -292,6 +298,11 @@ def _threads(settings: NoiseRunConfig) -> None:
 
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
+
+
+def _say(screen: Screen, notes: Sequence[str]) -> None:
+    for note in notes:
+        screen.say(note)
 
 
 def _progress(screen: Screen, stage: str) -> Callable[[float, float], None]:
@@ -309,23 +320,13 @@ def _progress(screen: Screen, stage: str) -> Callable[[float, float], None]:
 
 def _described(model: NoiseModel, pairs: Pairs, settings: NoiseConfig, about: dict[str, Any]) -> NoiseFile:
     """Return the model with the range of its intensities and how it was fitted."""
-    import torch
-
     from tiltfield import __version__
     from tiltfield.noise import NoiseFile
+    from tiltfield.noise.learn import log_likelihood
 
-    with torch.no_grad():
-        sides = [(torch.from_numpy(n), torch.from_numpy(c)) for n, c in zip(pairs.noisy, pairs.clean, strict=True)]
-        figure = sum(float(model.log_prob(n, c).double().mean()) for n, c in sides) / len(sides)
+    figure = log_likelihood(model, pairs)
     fitted = {"tiltfield": __version__, "model": settings.model, "seed": settings.seed, "log_likelihood": figure}
     return NoiseFile(model, *pairs.range(), fitted | {"shape": list(pairs.clean.shape)} | about)
-
-
-def _write_text(path: Path, text: str) -> None:
-    from tiltfield.run import atomic
-
-    with atomic(path) as part:
-        part.write_text(text)
 
 
 def _write_comparison(
@@ -333,14 +334,14 @@ def _write_comparison(
 ) -> None:
     from tiltfield.judge import tables
     from tiltfield.report.noise import save_noise_figure
-    from tiltfield.run import atomic
-    from tiltfield.runfolder import as_json
+    from tiltfield.runfolder import as_json, atomic
 
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"cannot make the folder {folder}: {error.strerror}") from None
-    _write_text(folder / _FILES[0], tables(comparison) + "\n")
-    _write_text(folder / _FILES[1], as_json(comparison.figures(), indent=2) + "\n")
+    for name, text in zip(_FILES, (tables(comparison), as_json(comparison.figures(), indent=2)), strict=False):
+        with atomic(folder / name) as part:
+            part.write_text(text + "\n")
     with atomic(folder / _FILES[2]) as part:
         save_noise_figure(part, comparison, models, pairs, seed)

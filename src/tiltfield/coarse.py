@@ -8,12 +8,12 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from tiltfield.config import ReconstructConfig
+from tiltfield.config import NOISE_NAMES, ReconstructConfig
 from tiltfield.contrast import ContrastMode
 from tiltfield.fit import evaluate_field, fit
 from tiltfield.geometry import full_padding, side_padding
 from tiltfield.observe import Observer
-from tiltfield.plan import Plan, first_plan, make_problem, new_state
+from tiltfield.plan import Plan, first_plan, fitted_noise, make_problem, new_state
 from tiltfield.schedule import Schedule
 from tiltfield.series import TiltSeries
 
@@ -69,12 +69,9 @@ def coarse_fit(series: TiltSeries, plan: Plan, config: ReconstructConfig, device
     density = evaluate_field(problem, state.field, problem.box.n_y).cpu().numpy()
     profile = density[:, :, room : room + n_u].mean(axis=(0, 2))
     if config.thickness == "auto":
-        seen, margin = _thickness(profile, bin_by), round(MARGIN * n_full)
-        n_z = min(_whole(seen + 2 * margin, n_full), n_full)
-        margin = max(0, min(margin, round((n_z - seen) / 2)))
+        n_z, margin = _extent(_thickness(profile, bin_by), n_full)
     else:
-        margin = 0
-        n_z = _whole(float(config.thickness) / (series.pixel_size_nm or 1.0), n_full)
+        n_z, margin = _whole(float(config.thickness) / (series.pixel_size_nm or 1.0), n_full), 0
     full = _goes_on(density, room, n_z / bin_by, binned.angles_deg)
     padding = 0
     if full:  # rays that see little of the field of view still tell what lies beside it, which the others cross
@@ -88,6 +85,13 @@ def coarse_fit(series: TiltSeries, plan: Plan, config: ReconstructConfig, device
         margin=margin,
         padding=padding,
     )
+
+
+def _extent(seen: float, n_u: int) -> tuple[int, int]:
+    """Return layers of the box, and how many at each end are the margin, for a thickness that was seen."""
+    margin = round(MARGIN * n_u)
+    n_z = min(_whole(seen + 2 * margin, n_u), n_u)
+    return n_z, max(0, min(margin, round((n_z - seen) / 2)))
 
 
 def _gentle(angles_deg: np.ndarray) -> np.ndarray:
@@ -137,7 +141,10 @@ def find_plan(
     series: TiltSeries, config: ReconstructConfig, mode: ContrastMode, device: torch.device, observer: Observer
 ) -> Plan:
     """Return what is found out before the fit, but for the weight, and say it."""
-    plan = coarse_fit(series, first_plan(series, mode), config, device)
+    first = first_plan(series, mode)
+    if config.noise not in NOISE_NAMES:  # a file that does not fit is refused before anything is fitted
+        fitted_noise(first, config.noise, -1)
+    plan = coarse_fit(series, first, config, device)
     pixel = series.pixel_size_nm
     size = f"{plan.n_z} pixels" + (f" ({plan.n_z * pixel:.4g} nm)" if pixel else "")
     how = "found from a coarse fit" if config.thickness == "auto" else "as given"

@@ -54,6 +54,7 @@ class _Config(BaseModel):
                 f"{source}: {e['loc'][0]}: {e['msg']}, got {e['input']!r}" if e["loc"] else f"{source}: {e['msg']}"
                 for e in error.errors()
             ]
+            lines = [line.replace("Value error, ", "") for line in lines]
             raise InputError("\n".join(dict.fromkeys(lines))) from None
 
     @classmethod
@@ -135,9 +136,10 @@ class ReconstructConfig(_Config):
     @field_validator("noise")
     @classmethod
     def _noise(cls, value: str) -> str:
-        if value in NOISE_NAMES or Path(value).is_file():
+        if value in NOISE_NAMES or Path(value).suffix:  # whether there is such a file is seen when it is read
             return value
-        raise ValueError(f"expected {', '.join(NOISE_NAMES)} or the file of a fitted noise model")
+        names = ", ".join(NOISE_NAMES)
+        raise ValueError(f"expected {names} or the .json of a fitted noise model{nearest(value, NOISE_NAMES)}")
 
     @field_validator("thickness")
     @classmethod
@@ -192,6 +194,11 @@ class SimulateConfig(_Config):
         return parse_tilts(self.tilts)
 
     @property
+    def effective_snr(self) -> float:
+        """Return the strength of the noise where a law draws it: `snr`, or its default."""
+        return self.snr or DEFAULT_SNR
+
+    @property
     def noise_file(self) -> Path | None:
         """Return the fitted noise, None if the noise is one of `NOISE_LAWS`."""
         return None if self.noise in NOISE_LAWS else Path(self.noise)
@@ -229,7 +236,18 @@ class SimulateConfig(_Config):
             raise ValueError("a noise file says how strong the noise is: leave out snr, or name a noise law")
         if self.noise_file is not None and (self.scan_correlation > 0 or self.scan_axis != "x"):
             raise ValueError("a noise file says how the noise correlates: leave out scan_correlation and scan_axis")
+        if self.noise == "none" and (self.snr is not None or self.scan_correlation > 0):
+            raise ValueError("there is no noise to be strong or correlated: leave out snr and scan_correlation")
+        if self.scan_axis != "x" and self.scan_correlation == 0:
+            raise ValueError("noise that does not correlate has no scan_axis: leave it out, or give scan_correlation")
+        if self.defocus == "none" and self._changed("defocus_pixels"):
+            raise ValueError("there is no blur for defocus_pixels: leave it out, or say which defocus")
+        if self.virion is None and self._changed("resolution_a"):
+            raise ValueError("the built-in virions have no resolution_a: leave it out, or give virion")
         return self
+
+    def _changed(self, name: str) -> bool:
+        return bool(getattr(self, name) != type(self).model_fields[name].default)
 
 
 class NoiseRunConfig(_Config):

@@ -1,14 +1,14 @@
 """How well a noise model describes noise: distances of distributions, likelihood, calibration, samples.
 
-Everything is a figure of pairs of images that the model was not fitted to. Saturation and grey values of the images
-count for every model alike, also for those that know nothing of them.
+Figures are worth something where the model was not fitted to the pairs of images that it is judged by. Saturation and
+grey values of the images count for every model alike, also for those that know nothing of them.
 """
 
 from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -52,7 +52,7 @@ class Distances:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a model is worth on pairs it was not fitted to.
+    """What a model is worth on pairs of images.
 
     Attributes:
         name: of the model.
@@ -88,13 +88,15 @@ class Comparison:
     Attributes:
         real: traits of the real noise.
         floor: distances of two halves of the real noise, its even and its odd rows: what chance alone makes of it.
-            A model is held against all rows, which chance keeps about half as far away in JSD and distance.
+            A model is held against all rows, which chance keeps about a quarter as far away in JSD and distance.
         verdicts: one per model.
+        notes: what must be known to read the figures, in words.
     """
 
     real: Traits
     floor: Distances
     verdicts: tuple[Verdict, ...]
+    notes: tuple[str, ...] = ()
 
     def figures(self) -> dict[str, Any]:
         """Return everything as plain values."""
@@ -108,7 +110,7 @@ def compare(
 
     Args:
         models: name to model, in the units of the images.
-        pairs: images that none of them was fitted to.
+        pairs: images that none of them should have been fitted to.
         seed: of samples and of the randomised calibration.
         progress: called as ``progress(name, fraction)``.
 
@@ -132,11 +134,10 @@ def compare(
 
 def _judge(name: str, model: NoiseModel, pairs: Pairs, scale: _Histograms, real: Traits, seed: int) -> Verdict:
     fair = _recorded(model, pairs.recording)
-    clean, noisy = (torch.from_numpy(np.ascontiguousarray(a, np.float32)) for a in (pairs.clean, pairs.noisy))
     generator = torch.Generator().manual_seed(seed)
-    parts = [_pixels(fair, n, c, generator) for n, c in zip(noisy, clean, strict=True)]
-    likelihood, uniform, white = (torch.stack(part).numpy() for part in zip(*parts, strict=True))
-    drawn = torch.stack([fair.sample(c, generator) for c in clean]).numpy()
+    parts = [_pixels(fair, noisy, clean, generator) for noisy, clean in pairs.chunks()]
+    likelihood, uniform, white = (_images(part, pairs) for part in zip(*parts, strict=True))
+    drawn = _images([fair.sample(clean, generator) for _, clean in pairs.chunks()], pairs)
     traits = traits_of(pairs.clean, drawn - pairs.clean)
     return Verdict(
         name,
@@ -156,18 +157,21 @@ def _judge(name: str, model: NoiseModel, pairs: Pairs, scale: _Histograms, real:
 def _pixels(model: NoiseModel, noisy: Tensor, clean: Tensor, generator: torch.Generator) -> tuple[Tensor, ...]:
     """Return log-likelihood, a uniform draw within each pixel's Φ, and the whitened residual.
 
-    The methods of the base class are called so that models that ignore the recording are judged by it as well.
+    `log_law` counts saturation and grey values also for models whose own `log_prob` ignores them.
     """
-    plain = model.recording == Recording()
     mapped = model.to_normal(noisy - clean, clean)
-    scores = NoiseModel.scores(model, noisy, clean, mapped)
-    given = model.given(scores)
-    likelihood = NoiseModel.log_law(model, noisy, clean, given, mapped).nan_to_num(nan=-math.inf, neginf=-math.inf)
-    white = scores if given is None else (scores - given.mean) / given.deviation
-    lower, upper = (white, white) if plain else NoiseModel.bounds(model, noisy, clean)
+    given = model.given(model.scores(noisy, clean, mapped))
+    likelihood = model.log_law(noisy, clean, given, mapped).nan_to_num(nan=-math.inf, neginf=-math.inf)
+    white = model.whiten(noisy, clean)
+    lower, upper = model.bounds(noisy, clean)
     share = torch.rand(noisy.shape, generator=generator, dtype=torch.float64)
     below, up_to = (torch.special.ndtr(end.double()) for end in (lower, upper))
     return likelihood, torch.lerp(below, up_to, share), white
+
+
+def _images(chunks: Sequence[Tensor], pairs: Pairs) -> np.ndarray:
+    """Return what was found for chunks of the pairs as images again."""
+    return torch.cat(list(chunks)).numpy().reshape(pairs.clean.shape)
 
 
 def _recorded(model: NoiseModel, recording: Recording) -> NoiseModel:
@@ -285,7 +289,7 @@ BEHAVIOUR = (
 
 
 def tables(comparison: Comparison) -> str:
-    """Return two Markdown tables: distances of distributions, with their floor; and likelihood, calibration, samples.
+    """Return Markdown: distances of distributions, with their floor; likelihood, calibration, samples; and the notes.
 
     Args:
         comparison: what to show.
@@ -295,7 +299,7 @@ def tables(comparison: Comparison) -> str:
     behaviour = [[v.name, *_verdict_cells(v)] for v in comparison.verdicts]
     lags = [f"{value:.3f}" for value in comparison.real.along[:2]]
     behaviour.append(["real noise", *[""] * 5, *lags, "1.000", "1.000"])
-    return f"{markdown(DISTANCES, distances)}\n\n{markdown(BEHAVIOUR, behaviour)}"
+    return "\n\n".join([markdown(DISTANCES, distances), markdown(BEHAVIOUR, behaviour), *comparison.notes])
 
 
 def _distance_cells(d: Distances) -> list[str]:

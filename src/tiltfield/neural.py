@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from tiltfield.coarse import find_plan
-from tiltfield.config import ReconstructConfig
+from tiltfield.config import NOISE_NAMES, ReconstructConfig
 from tiltfield.contrast import ContrastMode
 from tiltfield.errors import InputError
 from tiltfield.fit import DIVERGED_ADVICE, FitState, Outcome, Watcher, evaluate_field, fit, held_out, render
@@ -88,8 +88,10 @@ def solve(
     problem = make_problem(series, plan, config.seed, device, mask_sides=plan.padding > 0)
     if not resume:
         problem, plan = rehearse(problem, plan, config, device, observer)
-    schedule = schedule_for(problem, config, plan.tv_weight)
-    state = new_state(problem, plan, schedule, config.field, plan.noise, config.seed, device)
+    schedule = schedule_for(problem, config, plan.tv_weight, plan.scan)
+    # a fitted model is read from where it lies now: the run may have been moved
+    noise = plan.noise if config.noise in NOISE_NAMES else config.noise
+    state = new_state(problem, plan, schedule, config.field, noise, config.seed, device)
     if resume:
         state.load_state_dict(resume["fit"])
     prepared = resume["prepared"] if resume else time.perf_counter() - began

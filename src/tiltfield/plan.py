@@ -20,14 +20,17 @@ from tiltfield.fit import FitState, start
 from tiltfield.geometry import SliceGeometry
 from tiltfield.noise import NOISES, Recording, Start, load_noise, make_noise
 from tiltfield.noise.base import NoiseModel
-from tiltfield.noise.estimate import estimate_noise, find_recording
+from tiltfield.noise.estimate import SLACK, estimate_noise, find_recording, scaled
+from tiltfield.noise.poisson import Poisson
 from tiltfield.noise.scan import Scan
-from tiltfield.problem import Problem, held_out_pixels, inside_box
+from tiltfield.problem import GUARD, Problem, held_out_pixels, inside_box
 from tiltfield.projector import SliceProjector
 from tiltfield.schedule import Schedule
 from tiltfield.series import TiltSeries
 
 MEAN = 0.5  # initial density, in units of the typical one
+UNCORRELATED = 0.1  # correlation below which pixels tell little of each other's noise
+LONGEST_GUARD = 16  # pixels
 SHARED = 0.5  # least share of the images' range that a fitted noise model must know
 MISFIT = 0.01  # of the range of intensities: alignment, interpolation and a common gain explain images no better
 FIRST_MISFIT = 0.05  # likewise, of a fit that has only begun; the noise model learns how fast it falls
@@ -82,7 +85,18 @@ class Plan:
     @property
     def recording(self) -> Recording:
         """Return how the detector wrote the intensities down."""
-        return Recording(self.saturated_low, self.saturated_high, self.quantum)
+        return Recording(self.saturated_low, self.saturated_high, self.quantum, SLACK)
+
+    @property
+    def guard(self) -> int:
+        """Return how far apart pixels along the scan must be to tell little of each other's noise, less one."""
+        known, lag = [abs(rho) for rho in self.correlation], 1
+        ratio = known[-1] / known[-2] if len(known) > 1 and 0 < known[-1] < known[-2] else 0.0
+        while lag < LONGEST_GUARD and (known[lag - 1] if lag <= len(known) else 0.0) >= UNCORRELATED:
+            lag += 1
+            if lag > len(known):  # beyond the lags that were measured correlation falls as it did over the last two
+                known.append(known[-1] * ratio)
+        return max(GUARD, lag)
 
     @property
     def deviation(self) -> float:
@@ -99,7 +113,7 @@ def first_plan(series: TiltSeries, mode: ContrastMode) -> Plan:
     """
     levels = estimate_levels(series, mode)
     span = levels.high - levels.low
-    line = estimate_noise((series.images - levels.low) / span)
+    line = estimate_noise(scaled(series.images, levels.low, levels.high))
     recording = find_recording(series, line, levels.low, levels.high)
     n_z = series.images.shape[2]
     return Plan(
@@ -132,8 +146,8 @@ def make_problem(series: TiltSeries, plan: Plan, seed: int, device: torch.device
         mask_sides: leave out rays that leave the box through its sides.
     """
     n_y, n_u = series.images.shape[1:]
-    observed = torch.from_numpy((series.images - plan.low) / (plan.high - plan.low)).permute(1, 0, 2).contiguous()
-    held, near = held_out_pixels(tuple(observed.shape), plan.scan, seed)
+    observed = torch.from_numpy(scaled(series.images, plan.low, plan.high)).permute(1, 0, 2).contiguous()
+    held, near = held_out_pixels(tuple(observed.shape), plan.scan, seed, plan.guard)
     valid = torch.ones_like(held)
     if series.valid is not None:
         valid = torch.from_numpy(np.ascontiguousarray(series.valid.transpose(1, 0, 2)))
@@ -210,9 +224,14 @@ def fitted_noise(plan: Plan, path: str, axis: int) -> NoiseModel:
         axis: dimension of (row, tilt, col) that is the scan's.
 
     Raises:
-        InputError: if the file cannot be used, or holds for other intensities than the images have.
+        InputError: if the file cannot be used, holds for other intensities than the images have, or is a Poisson model.
     """
     noise = load_noise(path)
+    if isinstance(noise.model, Poisson):
+        raise InputError(
+            f"{path} holds a Poisson model, for which pixels below its offset cannot be, so that a fit has nothing "
+            "to go by; use poisson-gaussian, flow or scan-flow"
+        )
     shared = min(noise.high, plan.high) - max(noise.low, plan.low)
     if shared < SHARED * (plan.high - plan.low):
         raise InputError(

@@ -13,7 +13,7 @@ from tiltfield.projector import SliceProjector
 
 HELD_OUT = 0.05  # share of the pixels kept out of the loss
 RUN = 8  # pixels held out together where noise is correlated
-GUARD = 3  # pixels at both ends of a run that are neither fitted nor held out; noise two apart correlates by 0.16
+GUARD = 3  # pixels at both ends of a run, at least, that are neither fitted nor held out
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,7 +51,7 @@ class Problem:
         return self.used.to(torch.int8) + 2 * self.held.to(torch.int8)
 
 
-def held_out_pixels(shape: tuple[int, ...], scan: int | None, seed: int) -> tuple[Tensor, Tensor]:
+def held_out_pixels(shape: tuple[int, ...], scan: int | None, seed: int, guard: int = GUARD) -> tuple[Tensor, Tensor]:
     """Return which pixels are held out of the loss, and which are left out besides, to keep the two apart.
 
     Where noise is correlated, a single pixel's noise is known from its neighbours: a fit that follows their noise would
@@ -61,6 +61,7 @@ def held_out_pixels(shape: tuple[int, ...], scan: int | None, seed: int) -> tupl
         shape: (row, tilt, col).
         scan: dimension along which noise is correlated, or None.
         seed: of the draw.
+        guard: pixels at both ends of a run.
 
     Returns:
         two bool tensors of that shape, disjoint.
@@ -71,7 +72,7 @@ def held_out_pixels(shape: tuple[int, ...], scan: int | None, seed: int) -> tupl
         return held, torch.zeros_like(held)
     starts = (torch.rand(shape, generator=generator) < HELD_OUT / RUN).movedim(scan, -1)
     held = _spread(starts, 0, RUN - 1)
-    near = _spread(starts, GUARD, RUN - 1 + GUARD) & ~held
+    near = _spread(starts, guard, RUN - 1 + guard) & ~held
     return held.movedim(-1, scan).contiguous(), near.movedim(-1, scan).contiguous()
 
 
@@ -82,16 +83,17 @@ def _spread(starts: Tensor, before: int, after: int) -> Tensor:
     return (nn.functional.max_pool1d(padded, width, stride=1) > 0)[:, 0].reshape(starts.shape)
 
 
-def hold_out_again(problem: Problem, scan: int | None, seed: int) -> Problem:
+def hold_out_again(problem: Problem, scan: int | None, seed: int, guard: int = GUARD) -> Problem:
     """Return the problem with pixels held out anew, as :func:`held_out_pixels` says.
 
     Args:
         problem: one in which every valid pixel is in the loss or held out.
         scan: as there.
         seed: as there.
+        guard: as there.
     """
     valid = problem.used | problem.held
-    held, near = (m.to(valid.device) for m in held_out_pixels(tuple(valid.shape), scan, seed))
+    held, near = (m.to(valid.device) for m in held_out_pixels(tuple(valid.shape), scan, seed, guard))
     return replace(problem, used=valid & ~held & ~near, held=valid & held)
 
 

@@ -16,8 +16,9 @@ from torch import Tensor
 from tiltfield.config import NOISE_NAMES, ReconstructConfig
 from tiltfield.fit import FitState, evaluate_field, fit, held_out, render, start
 from tiltfield.noise.estimate import autocorrelation
+from tiltfield.noise.file import load_noise
 from tiltfield.noise.gaussian import PoissonGaussian
-from tiltfield.noise.scan import ORDER
+from tiltfield.noise.scan import ORDER, Scan
 from tiltfield.observe import Observer
 from tiltfield.plan import Plan, fitted_noise, new_noise, new_state
 from tiltfield.problem import Problem, hold_out_again
@@ -31,6 +32,7 @@ TRIAL_SHARE = 0.07  # of a limited run's time, for each weight tried
 TRIALS_SHARE = 0.35  # of a limited run's time, after which no further weight is tried
 AXES = {2: "x", 0: "y"}  # dimensions of (row, tilt, col) along which a scan can run, as the image's axes
 CORRELATED = 0.15  # correlation of neighbours' noise along one axis, over that along the other, that is taken for real
+UNLIKE = 1.5  # ratio of deviations, or its inverse, beyond which a fitted noise model does not look like the series
 STAND_INS = {"flow": "poisson-gaussian", "flow-paper": "poisson-gaussian", "scan-flow": "scan-poisson-gaussian"}
 
 
@@ -66,8 +68,6 @@ def rehearse(
     Returns:
         the problem with its held-out pixels, and the plan with noise and weight.
     """
-    if config.noise not in NOISE_NAMES:  # a file that does not fit is refused before anything is fitted
-        fitted_noise(plan, config.noise, -1)
     rows = min(TRIAL_ROWS, problem.box.n_y)
     first = (problem.box.n_y - rows) // 2
     block = problem.rows(first, first + rows)
@@ -78,10 +78,10 @@ def rehearse(
     fit(block, state, schedule)
     line = cast(PoissonGaussian, state.noise)
     plan = replace(plan, slope=line.log_slope.exp().item(), floor=line.log_floor.exp().item())
-    plan = _with_correlation(plan, residuals(block, state), block.used | block.held, observer)
+    plan = _with_correlation(plan, config.noise, residuals(block, state), block.used | block.held, observer)
     plan = replace(plan, noise=_chosen(config.noise, plan, observer))
     if plan.scan is not None:
-        problem = hold_out_again(problem, plan.scan, config.seed)
+        problem = hold_out_again(problem, plan.scan, config.seed, plan.guard)
         block = problem.rows(first, first + rows)
     if config.tv_weight is not None:
         return problem, replace(plan, tv_weight=config.tv_weight)
@@ -101,30 +101,47 @@ def residuals(problem: Problem, state: FitState) -> Tensor:
         return state.noise.scores(problem.observed, clean)
 
 
-def _with_correlation(plan: Plan, scores: Tensor, used: Tensor, observer: Observer) -> Plan:
+def _with_correlation(plan: Plan, noise: str, scores: Tensor, used: Tensor, observer: Observer) -> Plan:
     """Return the plan with the axis along which noise is correlated, if one stands out, and say what was seen.
 
     What the fit leaves unexplained correlates along both axes, as does noise that was interpolated when the images
-    were aligned; noise of a slow detector does along the scan alone.
+    were aligned; noise of a slow detector does along the scan alone. So what is seen along the other axis is taken off.
     """
-    lags = {axis: autocorrelation(scores, axis, min(ORDER, scores.shape[axis] - 1), used) for axis in AXES}
-    first = {axis: float(rho[0]) if len(rho) else 0.0 for axis, rho in lags.items()}
-    seen = ", ".join(f"{first[axis]:.2f} along {name}" for axis, name in AXES.items())
+    lags = {axis: autocorrelation(scores, axis, ORDER, used) for axis in AXES}
+    first = {axis: float(rho[0]) for axis, rho in lags.items()}
     axis, other = sorted(first, key=first.__getitem__, reverse=True)
-    if first[axis] - max(0.0, first[other]) < CORRELATED:
+    seen = ", ".join(f"{first[a]:.2f} along {name}" for a, name in AXES.items())
+    found = first[axis] - max(0.0, first[other]) >= CORRELATED
+    if not found and not _is_scan(noise):
         observer.say(f"residuals of neighbouring pixels correlate by {seen}: noise is taken as independent")
         return plan
-    observer.say(f"residuals of neighbouring pixels correlate by {seen}: the scan runs along {AXES[axis]}")
-    return replace(plan, scan=axis, correlation=tuple(lags[axis].tolist()))
+    how = "the scan runs" if found else "no axis stands out, the scan is taken to run"
+    observer.say(f"residuals of neighbouring pixels correlate by {seen}: {how} along {AXES[axis]}")
+    common = lags[other].clamp_min(0)
+    correlation = (lags[axis] - common) / (1 - common[0]).clamp_min(0.1)
+    return replace(plan, scan=axis, correlation=tuple(correlation.tolist()))
+
+
+def _is_scan(noise: str) -> bool:
+    """Return whether a model that was asked for is one of correlated noise."""
+    return noise.startswith("scan-") if noise in NOISE_NAMES else isinstance(load_noise(noise).model, Scan)
 
 
 def _chosen(noise: str, plan: Plan, observer: Observer) -> str:
-    """Return the noise model: as asked for, or by whether noise is correlated."""
-    if noise != "auto":
-        return noise
-    chosen = "flow" if plan.scan is None else "scan-flow"
-    observer.say(f"noise model {chosen}, told from the residuals")
-    return chosen
+    """Return the noise model: by whether noise is correlated, or as asked for, and say if it does not look right."""
+    if noise == "auto":
+        chosen = "flow" if plan.scan is None else "scan-flow"
+        observer.say(f"noise model {chosen}, told from the residuals")
+        return chosen
+    if noise not in NOISE_NAMES:
+        model = fitted_noise(plan, noise, -1)
+        ratio = float(model.deviation(torch.tensor([0.5]))) / plan.deviation
+        if not 1 / UNLIKE < ratio < UNLIKE:
+            observer.say(
+                f"the noise of {noise} is {ratio:.2g} times that of the series: was it fitted to frames of the same "
+                "dwell, gain and binning?"
+            )
+    return noise
 
 
 def _weight(trials: _Trials, state: FitState) -> float:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import tiltfield
-from tiltfield.config import ReconstructConfig
+from tiltfield.config import NOISE_NAMES, ReconstructConfig
 from tiltfield.errors import InputError
 from tiltfield.observe import Observer
 from tiltfield.runfolder import RunFolder, atomic, fingerprint
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from tiltfield.reconstruct import Reconstruction
 
 HARMLESS = ("max_time", "threads", "device")  # may change when a run is resumed
-BY_CONTENT = ("angles",)  # a file that may have moved: what it says is compared, not where it lies
+BY_CONTENT = ("angles", "noise")  # files that may have moved: what they say is compared, not where they lie
 
 
 class RunObserver(Observer):
@@ -129,7 +129,7 @@ def run(request: Request, screen: Observer) -> Reconstruction | None:
         pixel_size_nm=config.pixel_size_nm,
         bin=config.bin,
     )
-    digest = fingerprint(series)
+    digest = fingerprint(series, config)
     observer = RunObserver(folder, series_path, config, digest, screen)
     for line in series.summary():
         observer.say(line)
@@ -177,7 +177,8 @@ def _agreed(recorded: ReconstructConfig, given: ReconstructConfig, folder: Path)
     new = {name: getattr(given, name) for name in given.model_fields_set}
     for name, value in new.items():
         old = getattr(recorded, name)
-        if value != old and name not in (*HARMLESS, *BY_CONTENT):
+        moved = name in BY_CONTENT and not {value, old} & set(NOISE_NAMES)
+        if value != old and not moved and name not in HARMLESS:
             raise InputError(
                 f"the run in {folder} began with {name} = {old}, now {name} = {value} is given: leave it out to go on, "
                 "or start anew in another folder"
@@ -193,7 +194,7 @@ def _checkpoint_of(folder: RunFolder, digest: str, screen: Observer) -> dict[str
             folder.cut_history(0)
         return None
     if saved["run"]["series"] != digest:
-        raise InputError(f"the images or angles are not those that the run in {folder.path} began with")
+        raise InputError(f"the images, angles or noise model are not those that the run in {folder.path} began with")
     folder.cut_history(saved["run"]["history"])
     screen.say(f"going on with the run in {folder.path}")
     return saved

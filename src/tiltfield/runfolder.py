@@ -44,16 +44,25 @@ def atomic(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def fingerprint(series: TiltSeries) -> str:
-    """Return a digest of the images and angles, by which a resumed run knows its data again.
+def fingerprint(series: TiltSeries, config: ReconstructConfig | None = None) -> str:
+    """Return a digest of images, angles and a fitted noise model, by which a resumed run knows its data again.
 
     Args:
         series: the series as loaded, binned and oriented.
+        config: names the file of the noise model, if there is one; None: there is none.
+
+    Raises:
+        InputError: if that file cannot be read.
     """
     digest = hashlib.blake2b(digest_size=16)
     for array in (series.images, series.angles_deg):
         digest.update(repr(array.shape).encode())
         digest.update(np.ascontiguousarray(array).data)
+    if config is not None and config.noise not in NOISE_NAMES:
+        try:
+            digest.update(Path(config.noise).read_bytes())
+        except OSError as error:
+            raise InputError(f"cannot read the noise model {config.noise}: {error.strerror}") from None
     return digest.hexdigest()
 
 

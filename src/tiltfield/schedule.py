@@ -9,6 +9,7 @@ from tiltfield.config import ReconstructConfig
 from tiltfield.problem import Problem
 
 PASSES = {"draft": 15, "standard": 45, "fine": 150}
+SCANNED_ROWS = 8  # slices a step at least where noise is correlated from row to row
 LEAST_STEPS = 10  # a pass counts as at least so many steps, so that small volumes are not cut short
 RATES = {"hashgrid": 5e-3, "mlp": 5e-4, "voxels": 0.1}
 POINTS = {"hashgrid": 50_000, "mlp": 12_000, "voxels": 50_000}  # field points a step, about
@@ -45,20 +46,27 @@ class Schedule:
         return self.passes * math.ceil(n_rows / self.block)
 
 
-def block_size(problem: Problem, field: str) -> int:
-    """Return how many slices a step of a field takes, two to sixteen, so that a step stays short."""
-    return min(problem.box.n_y, max(2, min(16, round(POINTS[field] / (problem.box.n_z * problem.box.n_x)))))
+def block_size(problem: Problem, field: str, least: int = 2) -> int:
+    """Return how many slices a step of a field takes, up to sixteen, so that a step stays short.
+
+    Args:
+        problem: gives the size of a slice.
+        field: name of the field.
+        least: slices a step at least.
+    """
+    return min(problem.box.n_y, max(least, min(16, round(POINTS[field] / (problem.box.n_z * problem.box.n_x)))))
 
 
-def schedule_for(problem: Problem, config: ReconstructConfig, tv_weight: float) -> Schedule:
+def schedule_for(problem: Problem, config: ReconstructConfig, tv_weight: float, scan: int | None = None) -> Schedule:
     """Return the schedule of a preset.
 
     Args:
         problem: gives the block size.
         config: preset and field.
         tv_weight: weight of the total variation.
+        scan: dimension along which noise is correlated; along the rows (0), a block must hold enough of a line.
     """
-    block = block_size(problem, config.field)
+    block = block_size(problem, config.field, SCANNED_ROWS if scan == 0 else 2)
     steps = math.ceil(problem.box.n_y / block)
     return Schedule(
         passes=math.ceil(PASSES[config.preset] * max(1.0, LEAST_STEPS / steps)),

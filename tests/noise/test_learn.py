@@ -9,10 +9,10 @@ import torch
 
 from tiltfield.errors import InputError
 from tiltfield.noise.base import Recording
-from tiltfield.noise.estimate import NoiseLine
+from tiltfield.noise.estimate import NoiseLine, autocorrelation
 from tiltfield.noise.flow import RadialFlow
 from tiltfield.noise.gaussian import Gaussian, PoissonGaussian
-from tiltfield.noise.learn import LEARNABLE, Pairs, fit_line, learn
+from tiltfield.noise.learn import LEARNABLE, Pairs, fit_line, learn, log_likelihood
 from tiltfield.noise.paper import PaperFlow
 from tiltfield.noise.poisson import Poisson
 from tiltfield.noise.scan import Scan
@@ -203,6 +203,37 @@ def test_progress_is_told_to_the_end():
     learn("poisson-gaussian", pairs_of(TRUTH), steps=5, progress=lambda *args: heard.append(args))
     assert [fraction for fraction, _ in heard] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
     assert all(math.isfinite(value) for _, value in heard)
+
+
+def test_a_model_is_asked_about_a_few_rows_at_a_time(monkeypatch):
+    pairs, sizes, to_normal = pairs_of(TRUTH, frames=3), [], Lognormal.to_normal
+
+    def watched(self, noise, clean):
+        sizes.append(noise.shape)
+        return to_normal(self, noise, clean)
+
+    whole = log_likelihood(TRUTH, pairs)
+    assert len(list(pairs.chunks())) == 3
+    monkeypatch.setattr("tiltfield.noise.learn.CHUNK", 640)
+    monkeypatch.setattr(Lognormal, "to_normal", watched)
+    assert log_likelihood(TRUTH, pairs) == pytest.approx(whole, rel=1e-6)
+    assert set(sizes) == {(10, 64), (4, 64)}
+    for k, side in enumerate((pairs.noisy, pairs.clean)):
+        np.testing.assert_array_equal(torch.cat([part[k] for part in pairs.chunks()]), side.reshape(-1, 64))
+
+
+def test_some_rows_tell_the_correlation_to_start_from(monkeypatch):
+    from tiltfield.noise import learn as module
+
+    pairs, seen = pairs_of(TRUTH, rows=256), []
+    monkeypatch.setattr(module, "CHUNK", 128 * 64)
+    monkeypatch.setattr(
+        module, "autocorrelation", lambda z, *rest: seen.append((z.shape, autocorrelation(z, *rest))) or seen[-1][1]
+    )
+    learn("scan-flow", pairs, steps=1)
+    shape, lags = seen[0]
+    assert shape == (128, 64)
+    assert lags.tolist() == pytest.approx(LAGS, abs=0.06)
 
 
 def test_the_line_is_that_of_the_variance():

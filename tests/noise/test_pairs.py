@@ -6,7 +6,7 @@ import pytest
 from tiltfield.errors import InputError
 from tiltfield.noise.base import Recording
 from tiltfield.noise.learn import Pairs
-from tiltfield.noise.pairs import centre, given, halves, join, recording_of
+from tiltfield.noise.pairs import centre, given, halves, join, joint, recording_of
 
 
 def images(*shape, seed=0):
@@ -37,7 +37,7 @@ def test_what_is_no_pair_is_refused(clean, noisy, words):
 
 def test_saturation_and_grey_values_are_told():
     noisy = np.clip(np.round(images(2, 64, 64) / 4) * 4, 84, 120)
-    assert recording_of(noisy, 10.0) == Recording(84.0, 120.0, 4.0)
+    assert recording_of(noisy, 10.0) == Recording(84.0, 120.0, 4.0, pytest.approx(3e-5 * 36))
     assert recording_of(images(2, 64, 64), 10.0) == Recording()
     assert recording_of(np.round(images(2, 64, 64)), 10.0) == Recording()  # steps of a tenth of the deviation
 
@@ -58,12 +58,28 @@ def test_fields_recorded_differently_do_not_join():
         join([])
 
 
+def test_what_one_field_tells_of_the_detector_holds_for_all():
+    told = [Recording(), Recording(high=120.0, slack=0.003), Recording(low=3.0, slack=0.002), Recording(quantum=2.0)]
+    assert joint(told) == Recording(3.0, 120.0, 2.0, 0.003)
+    assert joint(told[:1]) == Recording()
+    for other in (Recording(low=4.0), Recording(high=119.0), Recording(quantum=4.0)):
+        with pytest.raises(InputError, match="not recorded alike"):
+            joint([*told, other])
+
+
+def test_a_field_without_saturated_pixels_joins_one_with():
+    parts = [Pairs(images(1, 40, 40), images(1, 40, 40, seed=1), r) for r in (Recording(), Recording(high=120.0))]
+    joined = join(parts)
+    assert joined.recording == Recording(high=120.0)
+    assert joined.noisy.max() == 120.0 < parts[0].noisy.max()
+
+
 def test_halves_share_no_row_nor_neighbours():
     pairs = Pairs(*(np.tile(np.arange(100.0)[None, :, None], (1, 1, 40)) + i for i in (0, 1)))
     upper, lower = halves(pairs)
     assert upper.clean.shape == lower.clean.shape == (1, 46, 40)
     assert lower.clean.min() - upper.clean.max() == 9
-    with pytest.raises(InputError, match="72 are needed"):
+    with pytest.raises(InputError, match=r"72 are needed.*--train-repeats, or --train-clean and --train-noisy"):
         halves(Pairs(pairs.clean[:, :70], pairs.noisy[:, :70]))
 
 

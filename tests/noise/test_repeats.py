@@ -6,6 +6,7 @@ from scipy.ndimage import gaussian_filter
 
 from tiltfield.errors import InputError
 from tiltfield.metrics import jensen_shannon
+from tiltfield.noise.base import Recording
 from tiltfield.noise.repeats import pairs_from_repeats
 from tiltfield.noise.restore import FITS, judge, mixture, total_variation, wiener
 from tiltfield.observe import Observer
@@ -65,7 +66,7 @@ def test_the_noise_has_no_mean_at_any_intensity(case):
 def test_the_clean_image_holds_no_noise_of_its_frame(case):
     known, found = case
     error = found.pairs.clean - known.clean
-    # the filter's numbers, about a hundred, are fitted to some 20,000 independent values
+    # the filter's numbers, about 1.3 · 256 gains and 56 weights, are fitted to all frames
     assert abs(np.corrcoef(error.ravel(), known.noise.ravel())[0, 1]) < 0.035
 
 
@@ -73,7 +74,6 @@ def test_the_error_is_told_without_the_truth(case):
     known, found = case
     true = np.mean((found.pairs.clean - known.clean) ** 2) / known.noise.var()
     assert found.error_share == pytest.approx(true, abs=0.015)
-    assert found.losses[found.denoiser] == min(found.losses.values())
 
 
 def test_more_frames_give_cleaner_images(repeats):
@@ -162,6 +162,13 @@ def test_coarse_grey_values_stay_as_recorded(repeats):
     found = pairs_from_repeats(frames)
     assert found.pairs.recording.quantum == 400
     assert any("grey values 400 apart" in note for note in found.notes)
+
+
+def test_frames_are_told_how_their_detector_saturates(repeats):
+    frames, high = repeats(256, 2, 0, True).frames, Recording(high=1e5, slack=1.0)
+    found = pairs_from_repeats(frames, fits={"mixture": mixture}, recording=high)
+    assert found.pairs.recording == high
+    np.testing.assert_allclose(found.pairs.noisy, frames, rtol=1e-6)  # left as recorded, though nothing saturates here
 
 
 @pytest.mark.parametrize(

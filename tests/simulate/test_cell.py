@@ -12,6 +12,12 @@ def axis(n, width=1.0):
     return ((np.arange(n) + 0.5) / n - 0.5) * width
 
 
+def painted(cell, z, y, x):
+    """Density and slab of a cell on a grid, shape (z, x, y)."""
+    density = np.empty((len(z), len(x), len(y)), np.float32)
+    return density, cell.over(y, x).paint(z, density)
+
+
 @pytest.fixture(scope="module")
 def cell():
     return make_cell(3)
@@ -42,7 +48,7 @@ def test_there_are_shells_of_all_sizes_and_virions(cell):
 
 
 def test_densities_keep_to_their_ranges(cell):
-    density, inside = cell.paint(axis(48), axis(48), axis(48))
+    density, inside = painted(cell, axis(48), axis(48), axis(48))
     assert density.dtype == np.float32
     np.testing.assert_array_equal(density[~inside], 0)
     assert density[inside].min() >= SIMPLE.lumen[0] - 1e-6
@@ -52,10 +58,10 @@ def test_densities_keep_to_their_ranges(cell):
 
 def test_paint_is_ordered_z_x_y(cell):
     z, y, x = axis(24), axis(20), axis(16)
-    whole, _ = cell.paint(z, y, x)
+    whole, _ = painted(cell, z, y, x)
     assert whole.shape == (24, 16, 20)
     for k, i, j in [(10, 3, 5), (12, 8, 19), (14, 15, 0)]:
-        point, _ = cell.paint(z[[k]], y[[j]], x[[i]])
+        point, _ = painted(cell, z[[k]], y[[j]], x[[i]])
         assert whole[k, i, j] == point[0, 0, 0]
 
 
@@ -98,7 +104,7 @@ def test_the_wide_cell_keeps_its_centre(cell):
     wide = make_cell(3, half_width=2.2)
     grid = axis(32)
     assert len(wide.particles) > 3 * len(cell.particles)
-    for a, b in zip(wide.paint(grid, grid, grid), cell.paint(grid, grid, grid), strict=True):
+    for a, b in zip(painted(wide, grid, grid, grid), painted(cell, grid, grid, grid), strict=True):
         np.testing.assert_array_equal(a, b)
 
 
@@ -147,8 +153,8 @@ def test_nothing_overlaps_in_the_paper_cell(half_width):
 
 def test_the_paper_cell_repeats_and_keeps_its_range(paper):
     again = make_cell(0, recipe=paper_recipe(built_in_virion(), 0.035))
-    density, inside = paper.paint(axis(40), axis(40), axis(40))
-    assert density.tobytes() == again.paint(axis(40), axis(40), axis(40))[0].tobytes()
+    density, inside = painted(paper, axis(40), axis(40), axis(40))
+    assert density.tobytes() == painted(again, axis(40), axis(40), axis(40))[0].tobytes()
     np.testing.assert_array_equal(density[~inside], 0)
     assert density[inside].min() >= 0.1
     assert density.max() <= 0.98
@@ -156,7 +162,7 @@ def test_the_paper_cell_repeats_and_keeps_its_range(paper):
 
 def test_planes_painted_one_by_one_are_those_painted_at_once(paper):
     z, y, x = axis(24), axis(20), axis(28)
-    whole, slab = paper.paint(z, y, x)
+    whole, slab = painted(paper, z, y, x)
     painter = paper.over(y, x)
     for k in range(len(z)):
         plane = np.empty((1, 28, 20), np.float32)

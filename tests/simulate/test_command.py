@@ -37,11 +37,35 @@ def test_settings_that_do_not_go_together_are_one_line(tmp_path, capsys):
     (tmp_path / "noise.json").write_text("{}")
     assert call("simulate", "--out", tmp_path / "a", "--noise", tmp_path / "noise.json", "--snr", 2) == 2
     assert capsys.readouterr().err.splitlines() == [
-        "tiltfield: a noise file says how strong the noise is: leave out snr, or name a noise law"
+        "tiltfield: settings: a noise file says how strong the noise is: leave out snr, or name a noise law"
     ]
     assert call("simulate", "--out", tmp_path / "a", "--quantise", 12) == 2
     assert "--quantise: expected 8 or 16 bits, got '12'" in capsys.readouterr().err
     assert not (tmp_path / "a").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        ("--noise none --snr 2", "no noise to be strong"),
+        ("--noise none --scan-correlation 0.5", "no noise to be strong or correlated"),
+        ("--scan-axis y", "no scan_axis"),
+        ("--defocus-pixels 3", "no blur for defocus_pixels"),
+        ("--cell paper --resolution-a 20", "no resolution_a"),
+    ],
+)
+def test_settings_that_would_do_nothing_are_refused(tmp_path, capsys, words, reason):
+    assert call("simulate", "--out", tmp_path / "a", *words.split()) == 2
+    assert reason in capsys.readouterr().err
+    assert not (tmp_path / "a").exists()
+
+
+def test_flags_go_over_a_file_and_need_not_fit_alone(tmp_path):
+    (tmp_path / "cell.yaml").write_text("size: 16\ntilts: '-20:20:20'\nscan_correlation: 0.5\ndefocus: linear\n")
+    words = ("--config", tmp_path / "cell.yaml", "--scan-axis", "y", "--defocus-pixels", 3, "--quiet")
+    assert call("simulate", "--out", tmp_path / "a", *words) == 0
+    meta = yaml.safe_load((tmp_path / "a" / "meta.yaml").read_text())
+    assert (meta["noise_correlation"]["axis"], meta["defocus"]["scale_at_steepest_edge_pixels"]) == ("y", 3.0)
 
 
 def test_a_virion_that_does_not_fit_names_the_pixel_size(tmp_path, capsys, shared_data):

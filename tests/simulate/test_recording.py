@@ -105,6 +105,12 @@ def test_noise_is_a_known_law_or_a_file(tmp_path):
 def test_the_snr_has_a_default_without_a_file():
     explicit, left_out = (simulate(SimulateConfig(**SMALL, **more)) for more in ({"snr": 0.7}, {}))
     np.testing.assert_array_equal(explicit.noisy, left_out.noisy)
+    assert explicit.facts["snr"] == left_out.facts["snr"] == 0.7
+
+
+def test_no_snr_is_recorded_where_none_holds(fitted):
+    assert fitted.facts["snr"] is None
+    assert simulate(SimulateConfig(**SMALL, noise="none")).facts["snr"] is None
 
 
 # --- grey levels

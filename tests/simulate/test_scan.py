@@ -36,6 +36,11 @@ def test_the_law_is_that_of_a_slow_detector(correlation):
     assert 0 < law.theta < 1
 
 
+def test_there_is_a_law_for_every_correlation():
+    for correlation in (0.0112763, *np.geomspace(1e-6, 0.99, 2000)):
+        assert scan_law(correlation).correlation(1) == pytest.approx(correlation, rel=1e-6)
+
+
 def test_the_dwell_integral_by_quadrature():
     # two roads: the correlation of the means over neighbouring dwells of a process with e^-|t|, by the midpoint rule
     x = -math.log(scan_law(MEASURED).phi)

@@ -23,16 +23,18 @@ class Recording:
         high: value at which bright pixels saturate, or None.
         quantum: spacing of the grey values if it is not small against the noise, else None. Grey values are counted
             from `low`, else from `high`, else from 0; `low` and `high` lie a whole number of quanta apart.
+        slack: how near to `low` or `high` a value counts as saturated: single precision moves values a little.
     """
 
     low: float | None = None
     high: float | None = None
     quantum: float | None = None
+    slack: float = 0.0
 
     def rescaled(self, factor: float, shift: float) -> Recording:
         """Return the same in units where an intensity i reads factor · i + shift."""
         low, high = (None if end is None else factor * end + shift for end in (self.low, self.high))
-        return Recording(low, high, None if self.quantum is None else factor * self.quantum)
+        return Recording(low, high, None if self.quantum is None else factor * self.quantum, factor * self.slack)
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,10 +143,11 @@ class NoiseModel(nn.Module):
         """Return, per end that saturates: which pixels do, the bound of their noise, on which side (1 below)."""
         rec, atoms = self.recording, []
         half = (rec.quantum or 0.0) / 2
+        near = max(half, rec.slack)
         if rec.low is not None:
-            atoms.append((observed <= rec.low, rec.low + half, 1))
+            atoms.append((observed <= rec.low + near, rec.low + half, 1))
         if rec.high is not None:
-            atoms.append((observed >= rec.high, rec.high - half, -1))
+            atoms.append((observed >= rec.high - near, rec.high - half, -1))
         return atoms
 
     def _log_bin(self, observed: Tensor, clean: Tensor, quantum: float, given: Given | None) -> Tensor:

@@ -13,6 +13,7 @@ from tiltfield.noise.base import Recording
 from tiltfield.series import TiltSeries
 
 _BINS = 24
+SLACK = 3e-5  # of the range: single-precision arithmetic moves a saturated value by less, noise by far more
 _SMALL_QUANTUM = 0.2  # grey-value steps below this share of the noise deviation may be treated as continuous
 
 
@@ -65,6 +66,19 @@ def estimate_noise(images: np.ndarray) -> NoiseLine:
     return NoiseLine(slope, floor, dark)
 
 
+def scaled(images: np.ndarray, low: float, high: float) -> np.ndarray:
+    """Return images in units where `low` is 0 and `high` is 1, (I - low) / (high - low), in single precision.
+
+    The one place where that is done: a saturated value becomes the same number wherever it is asked for.
+
+    Args:
+        images: intensities, any shape.
+        low: intensity that becomes 0.
+        high: intensity that becomes 1.
+    """
+    return (np.asarray(images, np.float32) - np.float32(low)) / np.float32(high - low)
+
+
 def find_recording(series: TiltSeries, line: NoiseLine, low: float, high: float) -> Recording:
     """Return saturation values and grey-value spacing, in units where `low` is 0 and `high` is 1.
 
@@ -79,12 +93,13 @@ def find_recording(series: TiltSeries, line: NoiseLine, low: float, high: float)
     span = high - low
     images = series.images if series.valid is None else series.images[series.valid]
     values, counts = _ends(images)
-    bottom = (float(values[0]) - low) / span if counts[0] > 20 + 2 * counts[1] else None
-    top = (float(values[1]) - low) / span if counts[2] > 20 + 2 * counts[3] else None
+    ends = [float(end) for end in scaled(np.array(values), low, high)]
+    bottom = ends[0] if counts[0] > 20 + 2 * counts[1] else None
+    top = ends[1] if counts[2] > 20 + 2 * counts[3] else None
     quantum = None if series.quantum is None else float(series.quantum) / span
     if quantum is not None and quantum < _SMALL_QUANTUM * line.deviation(0.5):
         quantum = None
-    return Recording(bottom, top, quantum)
+    return Recording(bottom, top, quantum, SLACK)
 
 
 def _ends(images: np.ndarray) -> tuple[tuple[float, float], tuple[int, int, int, int]]:

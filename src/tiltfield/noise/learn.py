@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,7 +23,8 @@ LAYERS = 8  # radial layers, as many as in the supplement
 STEPS = 500
 PIXELS = 40_000  # a step, about
 RATE = 1e-2
-_SOLVED = 50_000  # pixels that the estimates in closed form look at
+CHUNK = 2**18  # pixels that a model is asked about at once: it holds many numbers for each
+_SOLVED = 50_000  # pixels that gain and offset of the Poisson model are searched on
 _BINS = 40
 _MARGIN = 1e-3  # counts between the darkest pixel and the end of what is possible, against rounding
 _PLAIN = Recording()
@@ -60,6 +61,18 @@ class Pairs:
             raise InputError(f"the clean images are constant ({low:g}): noise cannot be told at other intensities")
         return float(low), float(high)
 
+    def chunks(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield noisy and clean rows, float32, shape (row, col), about `CHUNK` pixels at a time.
+
+        Rows are whole, because noise correlates along them, and know nothing of each other.
+        """
+        n_rows = max(1, CHUNK // self.clean.shape[2])
+        for sides in zip(self.noisy, self.clean, strict=True):
+            for first in range(0, len(sides[0]), n_rows):
+                part = (np.ascontiguousarray(side[first : first + n_rows], np.float32) for side in sides)
+                noisy, clean = map(torch.from_numpy, part)
+                yield noisy, clean
+
 
 def learn(
     name: str, pairs: Pairs, *, seed: int = 0, steps: int = STEPS, progress: Progress | None = None
@@ -70,7 +83,7 @@ def learn(
         name: one of `LEARNABLE`.
         pairs: the images.
         seed: of initial values and of the rows drawn.
-        steps: of Adam, each on some rows of the images; Poisson and Gaussian need none.
+        steps: of Adam, each on some rows of the images; Poisson needs none.
         progress: called as ``progress(fraction, log-likelihood per pixel)``.
 
     Returns:
@@ -103,9 +116,28 @@ def learn(
     model = make_noise(name, start)
     if isinstance(model, Scan):
         with torch.no_grad():
-            model.correlate_(autocorrelation(model.scores(noisy, clean), -1, model.order))
+            scores = model.scores(_some_rows(noisy), _some_rows(clean))
+            model.correlate_(autocorrelation(scores, -1, model.order))
     _descend(model, clean, noisy, steps, generator, progress)
     return model.requires_grad_(False).rescaled(span, low)
+
+
+def log_likelihood(model: NoiseModel, pairs: Pairs) -> float:
+    """Return the mean log-likelihood of a pixel, nats.
+
+    Args:
+        model: in the units of the images.
+        pairs: the images.
+    """
+    with torch.no_grad():
+        total = sum(float(model.log_prob(n, c).double().sum()) for n, c in pairs.chunks())
+    return total / pairs.clean.size
+
+
+def _some_rows(images: Tensor) -> Tensor:
+    """Return as many rows as have at most `CHUNK` pixels, spread evenly over all images: shape (row, col)."""
+    rows = images.reshape(-1, images.shape[-1])
+    return rows[:: math.ceil(rows.numel() / max(CHUNK, rows.shape[1]))]
 
 
 def _descend(

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import astuple, replace
 
 import numpy as np
 
 from tiltfield.errors import InputError
 from tiltfield.noise.base import Recording
+from tiltfield.noise.estimate import _SMALL_QUANTUM, SLACK
 from tiltfield.noise.learn import Pairs
 from tiltfield.screening import quantum_of
 
 SMALLEST = 32  # pixels along an edge
 _SATURATED = 1e-3  # share of pixels at the extreme value above which images are taken for clipped
-_COARSE = 0.2  # spacing of grey values over the deviation of the noise, above which it matters
 
 
 def given(clean: np.ndarray, noisy: np.ndarray) -> Pairs:
@@ -52,7 +52,29 @@ def recording_of(images: np.ndarray, deviation: float) -> Recording:
     low, high = float(images.min()), float(images.max())
     bottom, top = (end if float(np.mean(images == end)) > _SATURATED else None for end in (low, high))
     quantum = quantum_of(images)
-    return Recording(bottom, top, quantum if quantum is not None and quantum > _COARSE * deviation else None)
+    if quantum is not None and quantum <= _SMALL_QUANTUM * deviation:
+        quantum = None
+    return Recording(bottom, top, quantum, 0.0 if bottom is top is None else SLACK * (high - low))
+
+
+def joint(recordings: Sequence[Recording]) -> Recording:
+    """Return how one detector recorded several fields: what one of them tells holds for those that do not show it.
+
+    Args:
+        recordings: of each field by itself, at least one.
+
+    Raises:
+        InputError: if fields saturate at different values, or their grey values are coarse by different steps.
+    """
+    *told, slack = zip(*map(astuple, recordings), strict=True)
+    known = [set(values) - {None} for values in told]
+    if any(len(values) > 1 for values in known):
+        raise InputError(
+            "the fields were not recorded alike (saturation, grey values): "
+            f"{'; '.join(sorted(map(str, set(recordings))))}; learn from fields of one detector setting"
+        )
+    low, high, quantum = (next(iter(values), None) for values in known)
+    return Recording(low, high, quantum, max(slack))
 
 
 def check_images(images: np.ndarray, name: str) -> None:
@@ -83,8 +105,10 @@ def join(parts: Sequence[Pairs]) -> Pairs:
     Args:
         parts: at least one.
 
+    What goes beyond the value at which another field saturates is cut there.
+
     Raises:
-        InputError: if there is none, or fields saturate at different values.
+        InputError: if there is none, or they were not recorded alike, as in :func:`joint`.
     """
     if not parts:
         raise InputError("expected at least one pair of images, got none")
@@ -94,13 +118,10 @@ def join(parts: Sequence[Pairs]) -> Pairs:
     clean, noisy = (
         np.concatenate([centre(getattr(p, side), rows, cols) for p in parts]) for side in ("clean", "noisy")
     )
-    recordings = {p.recording for p in parts}
-    if len(recordings) > 1:
-        raise InputError(
-            f"the fields were not recorded alike (saturation, grey values): {sorted(map(str, recordings))}; "
-            "learn from fields of one detector setting"
-        )
-    return Pairs(clean, noisy, parts[0].recording)
+    recording = joint([p.recording for p in parts])
+    low = -np.inf if recording.low is None else recording.low
+    high = np.inf if recording.high is None else recording.high
+    return Pairs(clean, noisy.clip(low, high), recording)
 
 
 def centre(images: np.ndarray, rows: int, cols: int) -> np.ndarray:
@@ -130,7 +151,8 @@ def halves(pairs: Pairs, gap: int = 8) -> tuple[Pairs, Pairs]:
     if end < SMALLEST:
         raise InputError(
             f"{rows} rows are too few to learn from one half and judge by the other, {2 * SMALLEST + gap} are needed: "
-            "give larger images, or other ones to learn from (--train-repeats, --train)"
+            "give larger images, or other ones to learn from (--train-repeats, or --train-clean "
+            "and --train-noisy)"
         )
     top, bottom = slice(0, end), slice(rows - end, rows)
     upper = replace(pairs, clean=pairs.clean[:, top], noisy=pairs.noisy[:, top])

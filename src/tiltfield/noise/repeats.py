@@ -1,11 +1,12 @@
 """The noise in repeated frames of one field: two are enough, and no clean image is needed.
 
 For frames x_i = c + n_i the clean image of one is estimated from the others alone, D(x_j), so that the noise to be
-explained is not in it (but for the hundred or so numbers of the filter, which are fitted to all frames). The estimate
-has an error of its own, which would count as noise: E (x_i - D)² = σ² + MSE. What noise there is, is known exactly from
-differences, Var(x_i - x_j) = 2 σ², at every frequency and intensity. So the residual is filtered to have the spectrum
-of the difference (at high frequencies it has it already; at low ones, where D follows the noise of its own frame, it
-has up to twice as much), and scaled to have its variance at each intensity.
+explained is not in it (but for the numbers of the filter, which are fitted to all frames: in N × N pixels about 1.3 N
+independent gains of a smoothed spectrum, and 56 weights of a mixture). The estimate has an error of its own, which
+would count as noise: E (x_i - D)² = σ² + MSE. What noise there is, is known exactly from differences,
+Var(x_i - x_j) = 2 σ², at every frequency and intensity. So the residual is filtered to have the spectrum of the
+difference (at high frequencies it has it already; at low ones, where D follows the noise of its own frame, it has up to
+twice as much), and scaled to have its variance at each intensity.
 """
 
 from __future__ import annotations
@@ -41,18 +42,36 @@ class Repeats:
         pairs: the clean estimate of every frame, from the others, and the same with the noise of the frame.
         denoiser: what made the clean estimates.
         error_share: their mean squared error over the variance of the noise.
-        losses: that share for every denoiser tried, on rows it was not fitted to.
         notes: what was found on the way, in words.
     """
 
     pairs: Pairs
     denoiser: str
     error_share: float
-    losses: dict[str, float]
     notes: tuple[str, ...]
 
 
-def pairs_from_repeats(frames: np.ndarray, observer: Observer | None = None, fits: Mapping[str, Fit] = FITS) -> Repeats:
+def recording_of_frames(frames: np.ndarray) -> Recording:
+    """Return at what values frames saturate, and how far their grey values are apart if that is coarse.
+
+    Args:
+        frames: shape (frame, row, col).
+
+    Raises:
+        InputError: for less than two frames, frames of less than 32 pixels, or values that are not finite.
+    """
+    check_images(frames, "repeated")
+    if len(frames) < 2:
+        raise InputError(f"expected at least two frames of one field, got {len(frames)}: one frame has no repeat")
+    return recording_of(frames, float(np.std(frames[0].astype(np.float64) - frames[1])) / np.sqrt(2))
+
+
+def pairs_from_repeats(
+    frames: np.ndarray,
+    observer: Observer | None = None,
+    fits: Mapping[str, Fit] = FITS,
+    recording: Recording | None = None,
+) -> Repeats:
     """Return the clean image and the noise of each of several frames of one field.
 
     The noise has the variance of the frames' differences at every intensity, and their spectrum. Frames that are
@@ -63,6 +82,7 @@ def pairs_from_repeats(frames: np.ndarray, observer: Observer | None = None, fit
         frames: shape (frame, row, col), at least two, registered to the pixel.
         observer: told what was found.
         fits: denoisers to choose from.
+        recording: how they were recorded, if other fields of the same detector tell; else told from the frames.
 
     Returns:
         as many pairs as frames, `noisy` being the clean estimate plus the corrected noise, and how they were found.
@@ -71,10 +91,12 @@ def pairs_from_repeats(frames: np.ndarray, observer: Observer | None = None, fit
         InputError: for less than two frames, frames of less than 32 pixels, values that are not finite, or copies.
     """
     observer = observer or Observer()
-    recording, seen, wanted, notes = _prepared(frames)
+    own = recording_of_frames(frames)
+    recording = recording or own
+    seen, wanted, notes = _prepared(frames, recording)
     contrast = (wanted - seen) * np.sqrt(1 - 1 / len(frames))  # as much noise as one frame, and nothing else
     notes += _hum(contrast[0])
-    name, losses = _choose(fits, seen, wanted, observer)
+    name = _choose(fits, seen, wanted, observer)
     denoise = fits[name](seen, wanted)
     clean = _calibrated(np.stack([denoise(image) for image in seen]), wanted)
     variance = float(contrast.var())
@@ -88,33 +110,29 @@ def pairs_from_repeats(frames: np.ndarray, observer: Observer | None = None, fit
     for note in notes:
         observer.say(note)
     pairs = Pairs(_single(clean), _single(clean + noise), recording)
-    return Repeats(pairs, name, max(share, 0.0), {k: loss / variance - 1 for k, loss in losses.items()}, tuple(notes))
+    return Repeats(pairs, name, max(share, 0.0), tuple(notes))
 
 
 def _single(images: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(images, dtype=np.float32)
 
 
-def _prepared(frames: np.ndarray) -> tuple[Recording, np.ndarray, np.ndarray, list[str]]:
-    """Return how frames were recorded; for every frame, the mean of the others and itself; and what was noticed.
+def _prepared(frames: np.ndarray, recording: Recording) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """Return, for every frame, the mean of the others and itself; and what was noticed.
 
     Frames are brought to one mean level, unless their values must stay what they are.
     """
-    check_images(frames, "repeated")
-    if len(frames) < 2:
-        raise InputError(f"expected at least two frames of one field, got {len(frames)}: one frame has no repeat")
     images = frames.astype(np.float64)
     if any(np.array_equal(images[0], other) for other in images[1:]):
         raise InputError("two of the frames are the same to the bit: they hold no independent noise; give real repeats")
     if any(np.ptp(image) == 0 for image in images):
         raise InputError("one of the frames is constant: it holds no noise; leave it out")
     notes = _registration(images)
-    recording = recording_of(frames, float(np.std(images[0] - images[1])) / np.sqrt(2))
     if recording == Recording():
         notes += _drift(images)
         images += (images.mean() - images.mean(axis=(1, 2)))[:, None, None]
     others = (images.sum(axis=0) - images) / (len(images) - 1)
-    return recording, others, images, notes
+    return others, images, notes
 
 
 def _registration(images: np.ndarray) -> list[str]:
@@ -160,17 +178,15 @@ def _hum(noise: np.ndarray) -> list[str]:
     ]
 
 
-def _choose(
-    fits: Mapping[str, Fit], seen: np.ndarray, wanted: np.ndarray, observer: Observer
-) -> tuple[str, dict[str, float]]:
-    """Return the denoiser with the smallest error against frames not seen, and the error of each."""
+def _choose(fits: Mapping[str, Fit], seen: np.ndarray, wanted: np.ndarray, observer: Observer) -> str:
+    """Return the denoiser with the smallest error against frames not seen, on rows that it was not fitted to."""
     size = [min(n, _JUDGED) for n in seen.shape[1:]]
     small = [centre(images, *size) for images in (seen, wanted)]
     losses = {}
     for i, (name, fit) in enumerate(fits.items()):
         losses[name] = judge(fit, *small)
         observer.progress("clean images", (i + 1) / len(fits), None, {})
-    return min(losses, key=losses.__getitem__), losses
+    return min(losses, key=losses.__getitem__)
 
 
 def _bins(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

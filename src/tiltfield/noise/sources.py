@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,27 @@ import numpy as np
 
 from tiltfield.errors import InputError
 from tiltfield.io import load_frames
+from tiltfield.noise.file import NoiseFile
 from tiltfield.noise.learn import Pairs
-from tiltfield.noise.pairs import centre, given, join
-from tiltfield.noise.repeats import pairs_from_repeats
+from tiltfield.noise.pairs import centre, given, join, joint
+from tiltfield.noise.repeats import pairs_from_repeats, recording_of_frames
 from tiltfield.observe import Observer
 
+_ROOM = 0.25  # of the range fitted to, beyond which a model is not trusted
 About = dict[str, Any]
+
+
+def read_images(
+    source: tuple[Path, Path] | list[Path], crop: int | None = None, observer: Observer | None = None
+) -> tuple[Pairs, About]:
+    """Read a tuple of files as :func:`read_pairs` does, and a list as :func:`read_repeats`.
+
+    Args:
+        source: the files.
+        crop: use only the middle, this many pixels wide and high.
+        observer: told what was found.
+    """
+    return read_pairs(*source, crop) if isinstance(source, tuple) else read_repeats(source, crop, observer)
 
 
 def read_pairs(clean: Path, noisy: Path, crop: int | None = None) -> tuple[Pairs, About]:
@@ -32,8 +48,9 @@ def read_pairs(clean: Path, noisy: Path, crop: int | None = None) -> tuple[Pairs
     Raises:
         InputError: if a file cannot be read or they do not belong together.
     """
-    images = [cropped(load_frames(path).images, crop) for path in (clean, noisy)]
-    return given(*images), {"sources": [str(clean), str(noisy)]}
+    images = [load_frames(path).images for path in (clean, noisy)]
+    sources = [_source(clean, images[0], "clean"), _source(noisy, images[1], "noisy")]
+    return given(*(cropped(side, crop) for side in images)), {"sources": sources}
 
 
 def read_repeats(
@@ -52,9 +69,12 @@ def read_repeats(
     Raises:
         InputError: if a file cannot be read or the frames are no repeats.
     """
-    found = [pairs_from_repeats(cropped(frames, crop), observer) for frames in fields(paths)]
+    stacks = [load_frames(path).images for path in paths]
+    parts = [cropped(frames, crop) for frames in _fields(paths, stacks)]
+    recording = joint([recording_of_frames(frames) for frames in parts])  # before noise is filtered, for all alike
+    found = [pairs_from_repeats(frames, observer, recording=recording) for frames in parts]
     about = {
-        "sources": [str(path) for path in paths],
+        "sources": [_source(path, images, "noisy") for path, images in zip(paths, stacks, strict=True)],
         "denoiser": [f.denoiser for f in found],
         "error_share": [f.error_share for f in found],
         "notes": [note for f in found for note in f.notes],
@@ -62,22 +82,53 @@ def read_repeats(
     return join([f.pairs for f in found]), about
 
 
-def fields(paths: Sequence[Path]) -> list[np.ndarray]:
-    """Read the frames of each field: stacks are fields of their own, single frames are all of one.
+def flattered(fitted: Mapping[str, Mapping[str, Any]], judged: Mapping[str, Any]) -> list[str]:
+    """Say which models were fitted to frames that they are judged by, whatever files these are in.
 
     Args:
-        paths: the files.
-
-    Returns:
-        arrays (frame, row, col) in the number type of the files.
-
-    Raises:
-        InputError: if a file cannot be read, or single frames are mixed with stacks, alone, or of several shapes.
+        fitted: name to what is known of the images a model was fitted to: of :func:`read_images` or a noise file.
+        judged: likewise of those it is judged by.
     """
-    stacks = [load_frames(path).images for path in paths]
+    seen = [name for name, about in fitted.items() if _noisy_frames(about) & _noisy_frames(judged)]
+    return [f"{name} was fitted to these very frames: its figures flatter it" for name in seen]
+
+
+def _noisy_frames(about: Mapping[str, Any]) -> set[str]:
+    """Return the digests of the noisy frames, none if they are not told."""
+    told = [source for source in about.get("sources", ()) if isinstance(source, Mapping)]
+    return {frame for source in told if source.get("role") == "noisy" for frame in source.get("frames", ())}
+
+
+def _source(path: Path, images: np.ndarray, role: str) -> dict[str, Any]:
+    """Return where images came from, and a digest of each, by which it is known again in another file."""
+    values = (np.ascontiguousarray(image, np.float32).data for image in images)
+    digests = [hashlib.blake2b(image, digest_size=8).hexdigest() for image in values]
+    return {"path": str(path.resolve()), "role": role, "frames": digests}
+
+
+def range_notes(noise: NoiseFile, clean: np.ndarray, name: str) -> list[str]:
+    """Say if a model is used beyond the intensities it was fitted to.
+
+    Args:
+        noise: the model.
+        clean: intensities, any shape.
+        name: what to call the model.
+    """
+    low, high = (float(v) for v in np.quantile(clean, [0.001, 0.999]))
+    room = _ROOM * (noise.high - noise.low)
+    if noise.low - room <= low and high <= noise.high + room:
+        return []
+    return [
+        f"clean intensities are {low:.4g} to {high:.4g}, but {name} was fitted to {noise.low:.4g} to "
+        f"{noise.high:.4g}: check that both are in the same unit and that the images hold no noise"
+    ]
+
+
+def _fields(paths: Sequence[Path], stacks: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Return the frames of each field: stacks are fields of their own, single frames are all of one."""
     single = [path for path, images in zip(paths, stacks, strict=True) if len(images) == 1]
     if not single:
-        return stacks
+        return list(stacks)
     if len(single) < len(stacks):
         raise InputError(
             f"{single[0]} holds one frame and others hold several: give stacks, each of one field, or files of one "

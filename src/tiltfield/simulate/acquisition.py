@@ -142,10 +142,11 @@ def _counted(plain: Simulation, levels: GreyLevels) -> Simulation:
 
 def _facts(config: SimulateConfig, specimen: Specimen) -> dict[str, object]:
     """Return what the record says of laws and files."""
+    snr = None if config.noise == "none" or config.noise_file else config.effective_snr
     scan = scan_of(config)
     recursion = {"axis": config.scan_axis, **asdict(scan)} if scan else None
     kernel = KERNELS.get(config.defocus)
     scale = kernel.scale * config.defocus_pixels if kernel else None
     blur = {"kernel": config.defocus, "scale_at_steepest_edge_pixels": scale} if kernel else None
     file = described_file(config.noise_file) if config.noise_file else None
-    return {"noise_file": file, "noise_correlation": recursion, "defocus": blur, **specimen.facts}
+    return {"snr": snr, "noise_file": file, "noise_correlation": recursion, "defocus": blur, **specimen.facts}

@@ -74,20 +74,6 @@ class Cell:
         low, high = self.slab.surfaces(x[:, None], y[None, :])
         return Painter(self, y, x, low, high, tuple(_columns(self.particles, y, x)))
 
-    def paint(self, z: np.ndarray, y: np.ndarray, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return density and slab mask on a regular grid.
-
-        Args:
-            z: increasing coordinates, cell edges, shape (n_z,).
-            y: as `z`, shape (n_y,).
-            x: as `z`, shape (n_x,).
-
-        Returns:
-            density, float32, and inside, bool, both of shape (n_z, n_x, n_y): y runs fastest.
-        """
-        density = np.empty((len(z), len(x), len(y)), np.float32)
-        return density, self.over(y, x).paint(z, density)
-
 
 @dataclass(frozen=True, eq=False)
 class Painter:

@@ -82,6 +82,7 @@ class Simulation:
         Raises:
             InputError: if the folder holds any of the files and `overwrite` is not set, or cannot be made.
         """
+        from tiltfield.io.mrc import replacing
         from tiltfield.io.mrc_sections import write_sections
 
         folder = _fresh_folder(Path(out_dir), overwrite)
@@ -91,8 +92,10 @@ class Simulation:
         write_sections(folder / "inside.mrc", inside, nm, is_volume=True)
         write_sections(folder / "clean.mrc", chunks(self.clean), nm, is_volume=False)
         write_sections(folder / "noisy.mrc", self._recorded(), nm, is_volume=False)
-        _write_text(folder / "series.rawtlt", "".join(f"{a:.6g}\n" for a in self.angles_deg))
-        _write_text(folder / "meta.yaml", yaml.safe_dump(self._meta(), sort_keys=False))
+        tilts, meta = "".join(f"{a:.6g}\n" for a in self.angles_deg), yaml.safe_dump(self._meta(), sort_keys=False)
+        for name, text in (("series.rawtlt", tilts), ("meta.yaml", meta)):
+            with replacing(folder / name) as part:
+                part.write_text(text)
         return folder
 
     def _recorded(self) -> Iterator[np.ndarray]:
@@ -122,9 +125,3 @@ def _fresh_folder(folder: Path, overwrite: bool) -> Path:
     except OSError as error:
         raise InputError(f"cannot make the folder {folder}: {error.strerror}") from None
     return folder
-
-
-def _write_text(path: Path, text: str) -> None:
-    temporary = path.with_name(path.name + ".part")
-    temporary.write_text(text)
-    temporary.replace(path)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tiltfield.config import DEFAULT_SNR, SimulateConfig
+from tiltfield.config import SimulateConfig
 from tiltfield.simulate.scan import ScanLaw, scan_law
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ def law_for(config: SimulateConfig, clean: np.ndarray, dark: float) -> NoiseLaw:
         dark: intensity without electrons.
     """
     image = clean[np.argmin(np.abs(config.angles_deg))].astype(np.float64)
-    variance = float(image.var()) / (config.snr or DEFAULT_SNR)
+    variance = float(image.var()) / config.effective_snr
     if config.noise == "none":
         return NoiseLaw(0.0, 0.0)
     if config.noise == "gaussian":

@@ -94,4 +94,5 @@ def _dwell(correlation: float) -> float:
         twice = x * x * (1 - x / 3 + x * x / 12) if x < 1e-3 else 2 * (x + math.expm1(-x))
         return math.expm1(-x) ** 2 / twice - correlation
 
-    return float(brentq(excess, 1e-9, 1 + 1 / (2 * correlation), xtol=1e-12))
+    # for long dwells ρ(1) = 1 / (2 (x - 1)): beyond the upper end it is smaller by more than rounding
+    return float(brentq(excess, 1e-9, 2 + 1 / (2 * correlation), xtol=1e-12))
