@@ -30,6 +30,7 @@ PACKAGE = ROOT / "src" / "tiltfield"
 OUTSIDE = (
     *("cli.py", "cli_noise.py", "demo.py", "run.py", "runfolder.py", "report", "io", "judge.py", "traits.py"),
     *("noise/file.py", "noise/learn.py", "noise/pairs.py", "noise/poisson.py", "noise/repeats.py", "noise/restore.py"),
+    "noise/sources.py",
 )
 DEVICE = "cpu"  # what is asked is asked of two cores
 SIRT_ITERATIONS = (10, 30, 100)

@@ -286,3 +286,14 @@ def test_rendering_does_not_depend_on_the_block():
     whole = render(problem, density, state.contrast, ROWS)
     torch.testing.assert_close(render(problem, density, state.contrast, 2), whole)
     assert whole.shape == problem.observed.shape
+
+
+def test_the_field_learns_of_the_correlation_as_the_fit_goes_on():
+    schedule = Schedule(passes=10, block=ROWS, tv_weight=0.0, learning_rate=0.1)
+    problem = make_problem()
+    state = make_state(problem, schedule, noise="scan-poisson-gaussian")
+    trusts = []
+    fit(problem, state, schedule, watch=lambda state, done, figures: trusts.append(state.noise.trust))
+    assert trusts[0] == 0.0
+    assert trusts[-1] == 1.0
+    assert trusts == sorted(trusts)

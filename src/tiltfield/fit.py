@@ -27,6 +27,7 @@ from tiltfield.regularise import margin_density, total_variation
 from tiltfield.schedule import Schedule
 
 HELD_ROWS = 32  # rows whose held-out pixels are judged at a time
+TRUST_FROM, TRUST_ALL = 0.1, 0.5  # share of a fit from which, and by which, it follows the noise's correlation
 EMPTY = 0.5  # cost of density where there is believed to be none, against that of as steep a gradient
 
 
@@ -145,6 +146,7 @@ def step(problem: Problem, state: FitState, schedule: Schedule, done: float) -> 
     density = slices_of(state.field, problem.box, rows, shift)
     clean = state.contrast(problem.projector(density))
     part = problem.rows(rows.start, rows.stop)
+    state.noise.trust = min(1.0, max(0.0, (done - TRUST_FROM) / (TRUST_ALL - TRUST_FROM)))
     log_prob = state.noise.log_prob(part.observed, clean, part.labels)
     used, held = part.used, part.held
     nll = -(log_prob * used).sum() / used.sum().clamp_min(1)

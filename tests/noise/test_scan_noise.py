@@ -8,6 +8,7 @@ import torch
 from noise_models import F64, MEASURED, RECORDINGS, log_law, make, marginal, tensor
 from scipy.linalg import block_diag, toeplitz
 
+from tiltfield.noise.base import Recording
 from tiltfield.noise.flow import _Moments
 from tiltfield.noise.gaussian import Gaussian, PoissonGaussian
 from tiltfield.noise.scan import ORDER, Scan, lagged, runs
@@ -335,3 +336,27 @@ def test_a_flow_and_its_scan_agree_on_a_pixel_by_itself():
     observed, clean = with_saturated_neighbours(model.recording)
     torch.testing.assert_close(log_law(model, observed, clean), marginal(model).log_prob(observed, clean))
     assert model.recording is marginal(model).recording
+
+
+@both_models
+def test_trust_is_the_share_of_the_correlation_that_the_field_knows(name):
+    """Without trust the field follows every pixel by itself; the likelihood and its parameters know all, always."""
+    model = make(name, None)
+    observed, clean = with_saturated_neighbours(Recording())
+    clean.requires_grad_()
+    inputs = [clean, *model.parameters()]
+
+    def gradients(trust):
+        model.trust = trust
+        value = model.log_prob(observed, clean).sum()
+        return value.item(), torch.autograd.grad(value, inputs)
+
+    (alone,) = torch.autograd.grad(model.marginal.log_prob(observed, clean).sum(), clean)
+    (blind_value, blind), (half_value, half), (full_value, full) = (gradients(trust) for trust in (0.0, 0.5, 1.0))
+    torch.testing.assert_close(blind[0], alone)
+    assert (half[0] - blind[0]).abs().max() > 1e-3
+    assert (full[0] - half[0]).abs().max() > 1e-3
+    assert blind_value == pytest.approx(full_value, rel=1e-12)
+    assert half_value == pytest.approx(full_value, rel=1e-12)
+    for a, b in zip(blind[1:], full[1:], strict=True):
+        torch.testing.assert_close(a, b)

@@ -71,6 +71,8 @@ class NoiseModel(nn.Module):
     """Parameters that may be orders of magnitude off at the start, and so learn ten times as fast."""
     axis: int | None = None
     """Dimension of the images along which noise is correlated, or None."""
+    trust: float = 1.0
+    """Share of the correlation, 0 to 1, that the gradient in the clean intensity knows of; likelihoods know all."""
 
     def __init__(self, recording: Recording | None = None) -> None:
         super().__init__()
@@ -82,6 +84,13 @@ class NoiseModel(nn.Module):
         Args:
             noise: observed - clean, any shape.
             clean: clean intensity, same shape.
+        """
+        raise NotImplementedError
+
+    def moments(self) -> NoiseModel:
+        """Return the Gaussian of equal mean and variance at every clean intensity, taken as given.
+
+        Needed of models that may be correlated along the scan.
         """
         raise NotImplementedError
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
 import torch
@@ -22,6 +23,10 @@ class Gaussian(NoiseModel):
         """
         super().__init__(recording)
         self.log_sigma = nn.Parameter(torch.tensor(math.log(deviation)))
+
+    def moments(self) -> Gaussian:
+        """Return the Gaussian of equal variance at every clean intensity, taken as given."""
+        return copy.deepcopy(self).requires_grad_(False)
 
     def log_deviation(self, clean: Tensor) -> Tensor:
         """Return log σ at clean intensities, broadcastable with them."""

@@ -17,7 +17,6 @@ import torch
 from torch import Tensor, nn
 
 from tiltfield.noise.base import Given, NoiseModel, Recording
-from tiltfield.noise.flow import RadialFlow
 
 ORDER = 4  # of the AR process; a first-order detector response averaged over the dwell has lag 5 below 0.01
 
@@ -70,10 +69,11 @@ class Scan(NoiseModel):
         return self.marginal.from_normal(z, clean)
 
     def log_prob(self, observed: Tensor, clean: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Return log p(observed | clean, the pixels before); the field follows as in the per-pixel model.
+        """Return log p(observed | clean, the pixels before).
 
-        For a flow that is the quasi-score of the Gaussian process of equal mean, variance and correlation: residuals
-        over σ(c), whitened along the scan.
+        The field follows the quasi-score of the Gaussian process of equal mean and variance, with `trust` of the
+        correlation: residuals over σ(c), whitened along the scan. Whitened they say least of coarse structure, where
+        correlated noise is strongest, and a fit that follows them from the start ends before coarse structure is there.
 
         Args:
             observed: recorded intensity, any shape with the scan along `axis`.
@@ -83,10 +83,10 @@ class Scan(NoiseModel):
         Returns:
             natural logarithm, same shape; the sum over a line is its joint one.
         """
-        if not clean.requires_grad or not isinstance(self.marginal, RadialFlow):
-            return self._joint(self.marginal, observed, clean, labels, self.table())
         value = self._joint(self.marginal, observed, clean.detach(), labels, self.table())
-        pull = self._joint(self.marginal.moments(), observed, clean, labels, self.table().detach())
+        if not clean.requires_grad:
+            return value
+        pull = self._joint(self.marginal.moments(), observed, clean, labels, self.table(self.trust).detach())
         return value + (pull - pull.detach())
 
     def _joint(
@@ -107,12 +107,15 @@ class Scan(NoiseModel):
         mean = sum(rows[..., k - 1] * lagged(scores, axis, k) for k in range(1, self.order + 1))
         return Given(torch.as_tensor(mean), rows[..., -1])
 
-    def table(self) -> Tensor:
+    def table(self, trust: float = 1.0) -> Tensor:
         """Return φ_1 … φ_p and s of the processes of order 0 to p, shape (p + 1, p + 1), by Durbin and Levinson.
 
         φ_k^(m) = φ_k^(m-1) - κ_m φ_{m-k}^(m-1), φ_m^(m) = κ_m, s_m² = Π_{j ≤ m} (1 - κ_j²).
+
+        Args:
+            trust: factor on the partial autocorrelations κ, 0 to 1.
         """
-        kappa = torch.tanh(self.partial)
+        kappa = trust * torch.tanh(self.partial)
         phi, rows = kappa[:0], []
         deviation = torch.ones_like(kappa[:1])
         for m in range(self.order + 1):
