@@ -45,7 +45,7 @@ ROWS = {
     "gaussian": Row("hash grid + Gaussian", neural("hashgrid", "gaussian")),
     "poisson-gaussian": Row("hash grid + Poisson-Gaussian", neural("hashgrid", "poisson-gaussian")),
     "flow": Row("hash grid + flow", neural("hashgrid", "flow")),
-    DEFAULT: Row("hash grid + the noise model told from the series (default)", neural("hashgrid", "auto")),
+    DEFAULT: Row("hash grid, noise model told (default)", neural("hashgrid", "auto")),
 }
 CLIPS = {"both": (False, True), "no": (False,), "yes": (True,)}
 FACTORS = (1 / 4, 1 / 2, 1 / math.sqrt(2), 1.0, math.sqrt(2), 2.0, 4.0)  # on the chosen weight
