@@ -1,5 +1,7 @@
 """The pictures: what is in them, in which scale."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from matplotlib.image import imread
@@ -83,7 +85,9 @@ def test_a_constant_volume_makes_a_picture(tmp_path):
 def test_the_headline_says_what_was_done():
     series, result = make()
     headline = preview(series, result).get_suptitle()
-    assert "needle: 5 tilts, neural (hashgrid, flow), volume 6 × 12 × 20" in headline
+    assert "needle: 5 tilts, neural (hashgrid, auto), volume 6 × 12 × 20" in headline
+    told = replace(result, metrics={"noise": {"model": "/somewhere/noise.json"}})
+    assert "(hashgrid, noise.json)" in preview(series, told).get_suptitle()
 
 
 def test_a_comparison_ignores_scale_and_shift(tmp_path):

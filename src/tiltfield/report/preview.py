@@ -116,7 +116,8 @@ def _row_heights(image: tuple[int, ...], volume: tuple[int, ...]) -> tuple[float
 
 def _headline(series: TiltSeries, result: Reconstruction) -> str:
     config = result.config
-    method = f"{config.method} ({config.field}, {config.noise})" if config.method == "neural" else config.method
+    noise = result.metrics.get("noise", {}).get("model", config.noise)  # what auto became
+    method = f"{config.method} ({config.field}, {Path(noise).name})" if config.method == "neural" else config.method
     shape = " × ".join(str(n) for n in result.volume.data.shape)
     state = ", interrupted" if result.interrupted else ""
     return f"{series.name}: {len(series.angles_deg)} tilts, {method}{state}, volume {shape} (z, y, x)"
