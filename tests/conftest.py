@@ -11,6 +11,7 @@ import pytest
 from scipy.ndimage import gaussian_filter
 from scipy.signal import lfilter
 
+from tiltfield import cli
 from tiltfield.config import SimulateConfig
 from tiltfield.simulate import simulate
 
@@ -97,3 +98,15 @@ def standard_noise(rate, rng, tails):
         return (count - rate) / np.sqrt(rate)
     total = np.where(count > 0, rng.standard_gamma(np.maximum(count, 1)), 0.0)
     return (total - rate) / np.sqrt(2 * rate)
+
+
+@pytest.fixture
+def tiltfield(capsys):
+    """Run the command line; gives exit code, stdout, stderr."""
+
+    def call(*words):
+        with pytest.raises(SystemExit) as stop:
+            cli.main([str(w) for w in words])
+        return stop.value.code, *capsys.readouterr()
+
+    return call

@@ -17,18 +17,6 @@ from tiltfield.series import Volume
 
 
 @pytest.fixture
-def tiltfield(capsys):
-    """Run the command line; gives exit code, stdout, stderr."""
-
-    def call(*words):
-        with pytest.raises(SystemExit) as stop:
-            cli.main([str(w) for w in words])
-        return stop.value.code, *capsys.readouterr()
-
-    return call
-
-
-@pytest.fixture
 def calls(monkeypatch):
     """Stand-in for the reconstruction; gives the settings it was called with."""
     seen = []

@@ -5,21 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from tiltfield import cli
 from tiltfield.io import write_volume
 from tiltfield.series import Volume
-
-
-@pytest.fixture
-def tiltfield(capsys):
-    """Run the command line; gives exit code, stdout, stderr."""
-
-    def call(*words):
-        with pytest.raises(SystemExit) as stop:
-            cli.main([str(w) for w in words])
-        return stop.value.code, *capsys.readouterr()
-
-    return call
 
 
 @pytest.fixture

@@ -14,18 +14,6 @@ from tiltfield.noise import load_noise
 from tiltfield.noise.learn import LEARNABLE
 
 
-@pytest.fixture
-def tiltfield(capsys):
-    """Run the command line; gives exit code, stdout, stderr."""
-
-    def call(*words):
-        with pytest.raises(SystemExit) as stop:
-            cli.main([str(w) for w in words])
-        return stop.value.code, *capsys.readouterr()
-
-    return call
-
-
 @pytest.fixture(scope="module")
 def files(repeats, tmp_path_factory):
     """Files of two fields: repeats as stacks, one frame each, the clean image; and a fitted model."""
