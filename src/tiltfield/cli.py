@@ -28,7 +28,10 @@ EXIT_BUG, EXIT_INPUT, EXIT_STOPPED = 1, 2, 130
 # Under which heading of --help each setting stands; one that is not named here stands under "Method".
 RECONSTRUCT_HEADINGS = {
     "Input": ("angles", "tilt_axis", "mode", "pixel_size_nm", "bin"),
-    "Method": ("method", "field", "noise", "preset", "thickness", "tv_weight", "sirt_iterations", "wbp_filter"),
+    "Method": (
+        *("method", "field", "noise", "preset", "thickness", "tv_weight", "defocus", "features", "flow_layers"),
+        *("steps", "denoiser", "sirt_iterations", "wbp_filter"),
+    ),
     "Run": ("max_time", "threads", "device", "seed"),
 }
 SIMULATE_HEADINGS = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -12,7 +12,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from tiltfield.errors import InputError, nearest
 
 Mode = Literal["auto", "bf", "haadf"]
-Method = Literal["neural", "wbp", "sirt"]
+Implicit = Literal["ours", "ours-sup", "l2-noisy", "l1-noisy", "l2-clean", "l2-den", "l2-blur", "l2-blur+"]
+Explicit = Literal["explicit-ours", "explicit-l2"]
+Classical = Literal["sirt", "wbp", "wbp-den"]
+Method = Literal["neural", Classical, Implicit, Explicit]
+PUBLISHED: tuple[str, ...] = (*get_args(Implicit), *get_args(Explicit))  # networks and grids of the paper
+CLASSICAL: tuple[str, ...] = get_args(Classical)
+DENOISED = ("wbp-den", "l2-den")  # methods that denoise the images first
+DenoiserName = Literal["bm3d", "topaz", "dwk-p", "dwk-g", "noise2self"]
 FieldName = Literal["hashgrid", "mlp", "voxels"]
 NOISE_NAMES = (
     *("auto", "flow", "scan-flow", "flow-paper"),
@@ -109,7 +116,7 @@ class ReconstructConfig(_Config):
     pixel_size_nm: float | None = Field(None, gt=0, description="pixel size in nm; overrides the file's")
     bin: int = Field(1, ge=1, description="average blocks of this many pixels first")
 
-    method: Method = Field("neural", description="neural field with a learned noise model, or a classical method")
+    method: Method = Field("neural", description="neural field with a learned noise model, or another by name")
     field: FieldName = Field("hashgrid", description="what holds the density")
     noise: str = Field(
         "auto", description="auto, [scan-]flow, flow-paper, [scan-]poisson-gaussian, gaussian, l2, l1, or a fitted file"
@@ -120,6 +127,18 @@ class ReconstructConfig(_Config):
     tv_weight: float | None = Field(
         None, ge=0, description="weight of the total variation; chosen from the data if not given"
     )
+
+    defocus: str = Field(
+        "none", description="blur of the images: none, or linear:PIXELS or paper:PIXELS at the steepest tilt's edge"
+    )
+    features: int | None = Field(
+        None, ge=1, le=1024, description="width of the network; of the grid, features a node; its own if not given"
+    )
+    flow_layers: int | None = Field(
+        None, ge=2, le=32, multiple_of=2, description="layers of the noise flow; its own number if not given"
+    )
+    steps: int | None = Field(None, ge=1, description="steps of a published method; by the images' size if not given")
+    denoiser: DenoiserName = Field("bm3d", description="what wbp-den and l2-den denoise the images with")
 
     sirt_iterations: int = Field(30, ge=1, description="iterations of SIRT")
     wbp_filter: Literal["hann", "ram-lak"] = Field("hann", description="window of the WBP ramp filter")
@@ -141,6 +160,12 @@ class ReconstructConfig(_Config):
         names = ", ".join(NOISE_NAMES)
         raise ValueError(f"expected {names} or the .json of a fitted noise model{nearest(value, NOISE_NAMES)}")
 
+    @field_validator("defocus")
+    @classmethod
+    def _defocus(cls, value: str) -> str:
+        parse_defocus(value)
+        return value
+
     @field_validator("thickness")
     @classmethod
     def _thickness(cls, value: str) -> str:
@@ -148,6 +173,32 @@ class ReconstructConfig(_Config):
         if value != "auto" and not float(value) > 0:
             raise ValueError("must be positive")
         return value
+
+    @model_validator(mode="after")
+    def _fit_together(self) -> Self:
+        method, given = self.method, self.model_fields_set
+        if self.defocus != "none" and method not in ("neural", "l2-blur+"):
+            raise ValueError(f"method {method} knows of no blur: leave out defocus, or use neural or l2-blur+")
+        if method == "l2-blur+" and self.defocus == "none":
+            raise ValueError("method l2-blur+ needs to know the blur: give defocus, e.g. linear:2")
+        if method == "ours-sup" and self.noise in NOISE_NAMES:
+            raise ValueError("method ours-sup needs a fitted noise model: give noise, a file of tiltfield noise fit")
+        for name, takers in _TAKEN_BY.items():
+            if name in given and getattr(self, name) != type(self).model_fields[name].default and method not in takers:
+                raise ValueError(f"method {method} does not take {name}: leave it out, or use {', '.join(takers)}")
+        return self
+
+
+_TAKEN_BY: dict[str, tuple[str, ...]] = {
+    "field": ("neural",),
+    "noise": ("neural", "ours-sup"),
+    "preset": ("neural",),
+    "tv_weight": ("neural", *get_args(Explicit)),
+    "features": ("neural", *get_args(Implicit)),
+    "flow_layers": ("neural", "ours", "explicit-ours"),
+    "steps": PUBLISHED,
+    "denoiser": DENOISED,
+}  # the methods that a setting means something to
 
 
 class SimulateConfig(_Config):
@@ -289,6 +340,27 @@ def parse_tilts(text: str) -> list[float]:
     if max(abs(t) for t in tilts) > 89:
         raise ValueError(f"tilts must lie within ±89°, got '{text}'")
     return tilts
+
+
+def parse_defocus(text: str) -> tuple[str, float] | None:
+    """Return law and size of ``law:pixels``, or None for "none".
+
+    Args:
+        text: e.g. "linear:2": a standard deviation of 2 pixels at the steepest tilt, at the edge of the image.
+
+    Raises:
+        ValueError: if it is neither.
+    """
+    if text == "none":
+        return None
+    law, colon, pixels = text.partition(":")
+    try:
+        most = float(pixels)
+    except ValueError:
+        most = math.nan
+    if law not in ("linear", "paper") or not colon or not 0 < most <= 50:
+        raise ValueError("expected none, or linear:PIXELS or paper:PIXELS with 0 < PIXELS <= 50, e.g. linear:2")
+    return law, most
 
 
 def _word_or_number(value: str, words: tuple[str, ...], unit: str) -> str:
