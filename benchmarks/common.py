@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
 import statistics
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,9 +15,8 @@ from tiltfield.config import ReconstructConfig
 from tiltfield.errors import InputError
 from tiltfield.evaluate import evaluate
 from tiltfield.observe import Observer
+from tiltfield.paper.store import Figures, Key, Store, hash_sources, key_name, read_results, write_text
 from tiltfield.reconstruct import reconstruct
-from tiltfield.run import atomic
-from tiltfield.runfolder import as_json
 from tiltfield.series import TiltSeries, Volume
 from tiltfield.simulate import Simulation
 
@@ -28,7 +24,8 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "src" / "tiltfield"
 # What no reconstruction and no measure depends on: changes there leave results valid.
 OUTSIDE = (
-    *("cli.py", "cli_noise.py", "demo.py", "run.py", "runfolder.py", "report", "io", "judge.py", "traits.py"),
+    *("cli.py", "cli_noise.py", "cli_paper.py", "paper", "demo.py", "run.py", "runfolder.py", "report", "io"),
+    *("judge.py", "traits.py"),
     *("noise/file.py", "noise/learn.py", "noise/pairs.py", "noise/poisson.py", "noise/repeats.py", "noise/restore.py"),
     "noise/sources.py",
 )
@@ -40,8 +37,7 @@ WBP = tuple({"method": "wbp", "wbp_filter": name} for name in WBP_FILTERS)
 TILTS = "-50:49:1.5"
 SNR = 0.7
 
-Figures = dict[str, Any]
-Key = Mapping[str, Any]
+__all__ = ["Figures", "Key", "Store", "key_name", "read_results", "write_text"]  # from the package
 
 
 # ---- results -------------------------------------------------------------------------------------------------------
@@ -53,88 +49,7 @@ def source_hash(*paths: Path) -> str:
     Args:
         *paths: files and folders; if none is given, the package but what is `OUTSIDE`.
     """
-    digest = hashlib.blake2b(digest_size=8)
-    for path in paths or (PACKAGE,):
-        for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
-            if paths or not any(file.is_relative_to(PACKAGE / name) for name in OUTSIDE):
-                digest.update(file.relative_to(path.parent).as_posix().encode() + b"\0" + file.read_bytes())
-    return digest.hexdigest()
-
-
-def key_name(key: Key) -> str:
-    """Return a short name of a key, the same for the same settings in any order."""
-    return hashlib.blake2b(json.dumps(key, sort_keys=True).encode(), digest_size=8).hexdigest()
-
-
-class Store:
-    """Results in `results.jsonl`, one line each as soon as they are there, and the volumes that are wanted later.
-
-    Args:
-        folder: where they are; made if absent.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        (folder / "volumes").mkdir(parents=True, exist_ok=True)
-        self.path = folder / "results.jsonl"
-        self._figures = dict(read_results(self.path.read_text() if self.path.exists() else ""))
-
-    def once(self, key: Key, work: Callable[[], tuple[Figures, np.ndarray]], *, keep: bool = False) -> Figures:
-        """Return the figures of a key; do the work only if they are not there yet.
-
-        Args:
-            key: every setting that matters, JSON-ready.
-            work: gives figures and volume.
-            keep: keep the volume too.
-        """
-        name = key_name(key)
-        if name not in self._figures or (keep and not self._volume_path(key).exists()):
-            figures, volume = work()
-            if keep:
-                with atomic(self._volume_path(key)) as part:
-                    np.save(part, volume)
-            self.add(key, figures)
-        return self._figures[name]
-
-    def has(self, key: Key, *, keep: bool = False) -> bool:
-        """Return whether the figures of a key (and its volume, to `keep`) are there."""
-        return key_name(key) in self._figures and (not keep or self._volume_path(key).exists())
-
-    def add(self, key: Key, figures: Figures) -> None:
-        """Append a result in one write; a line that a killed run left unfinished is closed first."""
-        line = as_json({"name": key_name(key), "key": dict(key), "figures": figures}) + "\n"
-        file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
-        try:
-            size = os.fstat(file).st_size
-            torn = size > 0 and os.pread(file, 1, size - 1) != b"\n"
-            os.write(file, ("\n" * torn + line).encode())
-            os.fsync(file)
-        finally:
-            os.close(file)
-        self._figures[key_name(key)] = json.loads(line)["figures"]
-
-    def volume(self, key: Key) -> np.ndarray:
-        """Return a volume that was kept."""
-        return np.load(self._volume_path(key))
-
-    def _volume_path(self, key: Key) -> Path:
-        return self.folder / "volumes" / f"{key_name(key)}.npy"
-
-
-def read_results(text: str) -> Iterable[tuple[str, Figures]]:
-    """Yield name and figures of each whole line of results; the last of a name counts."""
-    for line in text.splitlines():
-        try:
-            entry = json.loads(line)
-            yield entry["name"], entry["figures"]
-        except (ValueError, KeyError, TypeError):
-            continue
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file whole or not at all."""
-    with atomic(path) as part:
-        part.write_text(text)
+    return hash_sources(PACKAGE, paths, [PACKAGE / name for name in OUTSIDE])
 
 
 # ---- reconstructions and measures ----------------------------------------------------------------------------------

@@ -4,7 +4,8 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from tiltfield.config import ReconstructConfig, SimulateConfig, parse_tilts, read_yaml
+from tiltfield.config import ReconstructConfig, SimulateConfig, read_yaml
+from tiltfield.parse import parse_tilts
 from tiltfield.errors import InputError, nearest
 
 

@@ -4,11 +4,13 @@ import io
 import time
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
 from tiltfield import fit as loop
 from tiltfield.contrast import Contrast
+from tiltfield.defocus import Defocus
 from tiltfield.fields import make_field
 from tiltfield.fields.base import Box
 from tiltfield.fit import (
@@ -244,7 +246,7 @@ def test_a_pass_within_a_standard_error_of_the_best_is_kept():
     state = make_state(problem)
     for held, kept in ((1.0, 1), (1.005, 2), (1.02, 2), (0.9, 4)):  # standard deviation 1, n = 10⁴: error 0.01
         state.held_count, state.held_sum, state.held_square = 10_000, held * 10_000, (1 + held**2) * 10_000
-        _close_pass(state)
+        _close_pass(state, tolerance=1.0)
         assert state.best_pass == kept
     assert state.best_held == 0.9
 
@@ -259,7 +261,7 @@ def test_the_time_limit_is_kept(monkeypatch):
     assert 2.0 <= state.elapsed < 2.2
     assert shares == sorted(shares)
     # The schedule is compressed: the learning rate has come down all the same.
-    assert all(group["lr"] < 0.05 * group["base"] for group in state.optimiser.param_groups)
+    assert all(group["lr"] < 0.05 * group["base"] for group in state.optimisers[0].param_groups)
 
 
 def test_a_fit_that_is_done_takes_no_step():
@@ -278,14 +280,32 @@ def test_blocks_of_rows_are_problems_of_their_own():
     assert torch.equal(part.observed, problem.observed[2:5])
 
 
-def test_rendering_does_not_depend_on_the_block():
+@pytest.mark.parametrize("blurred", [False, True])
+def test_rendering_does_not_depend_on_the_block(blurred):
     problem = make_problem()
+    if blurred:
+        problem = replace(problem, blur=Defocus.of("linear", 1.0, np.arange(-60, 61, 10), N))
     state = make_state(problem, field="hashgrid")
     density = evaluate_field(problem, state.field, ROWS)
     torch.testing.assert_close(evaluate_field(problem, state.field, 2), density)
     whole = render(problem, density, state.contrast, ROWS)
     torch.testing.assert_close(render(problem, density, state.contrast, 2), whole)
     assert whole.shape == problem.observed.shape
+
+
+def test_a_step_sees_the_blurred_images_of_its_rows_and_their_neighbours():
+    problem, figures = make_problem(), []
+    for blur in (None, Defocus.of("linear", 1.5, np.arange(-60, 61, 10), N)):
+        seen = replace(problem, blur=blur, held=torch.zeros_like(problem.held), used=torch.ones_like(problem.used))
+        schedule = Schedule(passes=1, block=3, tv_weight=0.0, learning_rate=0.1)
+        state = make_state(seen, schedule, field="hashgrid")
+        clean = render(seen, evaluate_field(seen, state.field, ROWS), state.contrast, ROWS)
+        state.queue = [2]
+        with torch.no_grad():
+            expected = -state.noise.log_prob(seen.observed, clean)[2:5].mean().item()
+        figures.append(step(seen, state, schedule, 0.0)["nll"])
+        assert figures[-1] == pytest.approx(expected, rel=1e-4)
+    assert figures[0] != pytest.approx(figures[1], rel=1e-3)
 
 
 def test_the_field_learns_of_the_correlation_as_the_fit_goes_on():

@@ -9,9 +9,11 @@ import tiltfield
 
 ROOT = Path(tiltfield.__file__).parent
 LAYERS = """
-    errors config observe screening series result geometry io
-    projector fields contrast noise regularise problem schedule fit plan coarse rehearsal neural classical denoise
-    metrics traits judge simulate reconstruct evaluate report runfolder run demo paper cli_noise cli
+    errors parse config observe screening series result geometry io
+    projector fields contrast defocus noise regularise problem schedule fitstate fit plan coarse
+    rehearsal rays published neural classical denoise
+    metrics views traits judge simulate reconstruct evaluate report runfolder run demo paper
+    cli_noise cli_denoise cli_paper cli
 """
 ORDER = LAYERS.split()
 # Conveniences that look upwards when called, never when imported: Volume.load and Volume.save read and write files.

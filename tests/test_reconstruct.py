@@ -41,7 +41,8 @@ class Keeper(Observer):
 def quick(monkeypatch):
     """Make the neural fit a matter of a second: the outcome has the right form, no more."""
     monkeypatch.setitem(PASSES, "draft", 2)
-    monkeypatch.setitem(fields.FIELDS, "mlp", functools.partial(MLP, width=16, depth=2, n_frequencies=4))
+    small = functools.partial(MLP, width=16, depth=2, n_frequencies=4)
+    monkeypatch.setitem(fields.FIELDS, "mlp", lambda box, features, **settings: small(box, **settings))
     monkeypatch.setattr(coarse, "COARSE_COLUMNS", 12)
 
 
@@ -306,7 +307,7 @@ def test_a_gpu_that_is_not_there_is_refused(monkeypatch):
 
 
 def test_a_fit_that_diverges_at_once_is_an_error(cell, quick, monkeypatch):
-    def spoil(problem, state, schedule, watch=None):
+    def spoil(problem, state, schedule, watch, step):
         return Outcome.DIVERGED
 
     monkeypatch.setattr(neural, "fit", spoil)

@@ -16,7 +16,9 @@ from rich.console import Console
 from rich.text import Text
 
 from tiltfield import __version__
+from tiltfield.cli_denoise import denoise
 from tiltfield.cli_noise import noise_app
+from tiltfield.cli_paper import paper
 from tiltfield.config import ReconstructConfig, SimulateConfig, read_yaml
 from tiltfield.errors import InputError, nearest
 
@@ -30,7 +32,7 @@ RECONSTRUCT_HEADINGS = {
     "Input": ("angles", "tilt_axis", "mode", "pixel_size_nm", "bin"),
     "Method": (
         *("method", "field", "noise", "preset", "thickness", "tv_weight", "defocus", "features", "flow_layers"),
-        *("steps", "denoiser", "sirt_iterations", "wbp_filter"),
+        *("steps", "reduced", "denoiser", "sirt_iterations", "wbp_filter"),
     ),
     "Run": ("max_time", "threads", "device", "seed"),
 }
@@ -79,6 +81,8 @@ app = App(
     suppress_keyboard_interrupt=False,
 )
 app.command(noise_app)
+app.command(denoise)
+app.command(paper)
 
 
 @app.command
@@ -153,13 +157,16 @@ def simulate(
 
 
 @app.command
-def evaluate(volume: Path, /, *, truth: Path, inside: Path | None = None, json: _Switch = False) -> None:
+def evaluate(
+    volume: Path, /, *, truth: Path, inside: Path | None = None, views: int = 0, json: _Switch = False
+) -> None:
     """Compare a volume with the truth.
 
     Args:
         volume: the reconstructed volume, MRC
         truth: the true volume, MRC
         inside: volume that is 1 where the specimen is, for figures inside it
+        views: random directions of which to compare projections, as the paper does of 20; 0 for none
         json: print JSON instead of a table
     """
     from tiltfield.evaluate import evaluate as evaluate_volume
@@ -167,7 +174,7 @@ def evaluate(volume: Path, /, *, truth: Path, inside: Path | None = None, json: 
     from tiltfield.runfolder import as_json
 
     mask = read_volume(inside) if inside else None
-    figures = evaluate_volume(read_volume(volume), read_volume(truth), mask)
+    figures = evaluate_volume(read_volume(volume), read_volume(truth), mask, views=views)
     print(as_json(figures, indent=2) if json else _two_columns(figures))
 
 

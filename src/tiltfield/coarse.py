@@ -13,7 +13,7 @@ from tiltfield.contrast import ContrastMode
 from tiltfield.fit import evaluate_field, fit
 from tiltfield.geometry import full_padding, side_padding
 from tiltfield.observe import Observer
-from tiltfield.plan import Plan, first_plan, fitted_noise, make_problem, new_state
+from tiltfield.plan import Kind, Plan, first_plan, fitted_noise, make_problem, new_state
 from tiltfield.schedule import Schedule
 from tiltfield.series import TiltSeries
 
@@ -64,7 +64,7 @@ def coarse_fit(series: TiltSeries, plan: Plan, config: ReconstructConfig, device
         learning_rate=0.3,
         contrast_rate=1e-3,
     )
-    state = new_state(problem, small, schedule, "voxels", "gaussian", config.seed, device)
+    state = new_state(problem, small, schedule, Kind("voxels", "gaussian"), config.seed, device)
     fit(problem, state, schedule)
     density = evaluate_field(problem, state.field, problem.box.n_y).cpu().numpy()
     profile = density[:, :, room : room + n_u].mean(axis=(0, 2))

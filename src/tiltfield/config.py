@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
@@ -10,6 +9,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from tiltfield.errors import InputError, nearest
+from tiltfield.parse import parse_defocus, parse_tilts, word_or_number
 
 Mode = Literal["auto", "bf", "haadf"]
 Implicit = Literal["ours", "ours-sup", "l2-noisy", "l1-noisy", "l2-clean", "l2-den", "l2-blur", "l2-blur+"]
@@ -138,6 +138,9 @@ class ReconstructConfig(_Config):
         None, ge=2, le=32, multiple_of=2, description="layers of the noise flow; its own number if not given"
     )
     steps: int | None = Field(None, ge=1, description="steps of a published method; by the images' size if not given")
+    reduced: bool = Field(
+        False, description="a published method multiplies in bfloat16: up to twice as fast where the CPU has it"
+    )
     denoiser: DenoiserName = Field("bm3d", description="what wbp-den and l2-den denoise the images with")
 
     sirt_iterations: int = Field(30, ge=1, description="iterations of SIRT")
@@ -150,7 +153,7 @@ class ReconstructConfig(_Config):
     @field_validator("tilt_axis")
     @classmethod
     def _axis(cls, value: str) -> str:
-        return _word_or_number(value, ("x", "y"), "degrees")
+        return word_or_number(value, ("x", "y"), "degrees")
 
     @field_validator("noise")
     @classmethod
@@ -169,7 +172,7 @@ class ReconstructConfig(_Config):
     @field_validator("thickness")
     @classmethod
     def _thickness(cls, value: str) -> str:
-        value = _word_or_number(value, ("auto",), "nm")
+        value = word_or_number(value, ("auto",), "nm")
         if value != "auto" and not float(value) > 0:
             raise ValueError("must be positive")
         return value
@@ -189,14 +192,14 @@ class ReconstructConfig(_Config):
         return self
 
 
+_OURS = ("neural", *CLASSICAL)  # a file of settings for one of these serves the others, which ignore what is not theirs
 _TAKEN_BY: dict[str, tuple[str, ...]] = {
-    "field": ("neural",),
-    "noise": ("neural", "ours-sup"),
-    "preset": ("neural",),
-    "tv_weight": ("neural", *get_args(Explicit)),
+    **dict.fromkeys(("field", "preset", "thickness"), _OURS),
+    "noise": (*_OURS, "ours-sup"),
+    "tv_weight": (*_OURS, *get_args(Explicit)),
     "features": ("neural", *get_args(Implicit)),
     "flow_layers": ("neural", "ours", "explicit-ours"),
-    "steps": PUBLISHED,
+    **dict.fromkeys(("steps", "reduced"), PUBLISHED),
     "denoiser": DENOISED,
 }  # the methods that a setting means something to
 
@@ -315,59 +318,21 @@ class NoiseConfig(NoiseRunConfig):
     model: LearnedNoise = Field("scan-flow", description="noise model to fit")
 
 
-def parse_tilts(text: str) -> list[float]:
-    """Return the tilts of ``first:last:step`` in degrees.
+class DenoiseConfig(_Config):
+    """Settings of `tiltfield denoise`."""
 
-    Args:
-        text: e.g. "-50:50:1.5", which ends at 49.
+    angles: Path | None = Field(
+        None, description="file of tilt angles in degrees, one a line (.rawtlt, .tlt) or an .mdoc"
+    )
+    tilt_axis: str = Field("y", description="tilt axis in the image: y (vertical), x (horizontal), or degrees from y")
+    pixel_size_nm: float | None = Field(None, gt=0, description="pixel size in nm; overrides the file's")
+    bin: int = Field(1, ge=1, description="average blocks of this many pixels first")
 
-    Raises:
-        ValueError: if it is not three numbers, the step does not lead from first to last, or a tilt is beyond ±89°.
-    """
-    parts = text.split(":")
-    try:
-        first, last, step = (float(p) for p in parts)
-    except ValueError:
-        raise ValueError(f"expected first:last:step in degrees such as -50:50:1.5, got '{text}'") from None
-    if not all(math.isfinite(v) for v in (first, last, step)):
-        raise ValueError(f"tilts must be finite, got '{text}'")
-    if step == 0 or (last - first) / step < 1:
-        raise ValueError(f"the step of '{text}' does not lead from its first to its last tilt")
-    count = int((last - first) / step + 1e-6) + 1
-    if count > 1000:
-        raise ValueError(f"'{text}' makes {count} tilts: at most 1000")
-    tilts = [round(first + i * step, 6) for i in range(count)]
-    if max(abs(t) for t in tilts) > 89:
-        raise ValueError(f"tilts must lie within ±89°, got '{text}'")
-    return tilts
+    threads: int | None = Field(None, ge=1, description="CPU threads; all cores if not given")
+    device: Device = Field("auto", description="where to compute")
+    seed: int = Field(0, ge=0, description="seed of every random draw")
 
-
-def parse_defocus(text: str) -> tuple[str, float] | None:
-    """Return law and size of ``law:pixels``, or None for "none".
-
-    Args:
-        text: e.g. "linear:2": a standard deviation of 2 pixels at the steepest tilt, at the edge of the image.
-
-    Raises:
-        ValueError: if it is neither.
-    """
-    if text == "none":
-        return None
-    law, colon, pixels = text.partition(":")
-    try:
-        most = float(pixels)
-    except ValueError:
-        most = math.nan
-    if law not in ("linear", "paper") or not colon or not 0 < most <= 50:
-        raise ValueError("expected none, or linear:PIXELS or paper:PIXELS with 0 < PIXELS <= 50, e.g. linear:2")
-    return law, most
-
-
-def _word_or_number(value: str, words: tuple[str, ...], unit: str) -> str:
-    if value in words:
-        return value
-    try:
-        float(value)
-    except ValueError:
-        raise ValueError(f"expected {', '.join(words)} or a number of {unit}") from None
-    return value
+    @field_validator("tilt_axis")
+    @classmethod
+    def _axis(cls, value: str) -> str:
+        return word_or_number(value, ("x", "y"), "degrees")

@@ -7,27 +7,34 @@ import numpy as np
 from tiltfield.errors import InputError
 from tiltfield.metrics import curve_resolution, fsc, mse_minmax, psnr_affine, psnr_minmax, ssim
 from tiltfield.series import Volume
+from tiltfield.views import compare_views
 
 
-def evaluate(volume: Volume, truth: Volume, inside: Volume | np.ndarray | None = None) -> dict[str, float | str]:
+def evaluate(
+    volume: Volume, truth: Volume, inside: Volume | np.ndarray | None = None, *, views: int = 0
+) -> dict[str, float | str]:
     """Measure a volume against the truth.
 
     Args:
         volume: the reconstruction, shape (z, y, x), any unit.
         truth: true density, same shape.
         inside: where the specimen is, same shape, true above 0.5; adds the figures that need it.
+        views: random directions, always the same, of which to compare projections; 0 for none.
 
     Returns:
         by name: psnr_affine_db (after the best affine fit); psnr_minmax_db and mse_minmax (both scaled to [0, 1], the
         paper's); ssim (after the affine fit); fsc_0.5 and fsc_0.143, the period where the Fourier shell correlation
         with the truth falls below, in fsc_unit ("nm" if a voxel size is known, else "voxels"). With `inside` also
         psnr_inside_db (fitted and averaged inside, same peak) and psnr_flat_slab_db (what the bare outline scores).
+        With `views` also psnr_views_db, mse_views and dssim_views, as :func:`tiltfield.views.compare_views` has them.
 
     Raises:
-        InputError: if shapes differ, the truth is constant, or nothing is inside.
+        InputError: if shapes differ, the truth is constant, nothing is inside, or views are negative.
 
     Kniesel et al., CVPR 2022 (measures on min-max scaled volumes).
     """
+    if views < 0:
+        raise InputError(f"expected a number of views, 0 for none, got {views}")
     mask = None if inside is None else _mask(inside, truth)
     a, b = same_box(volume, truth), truth.data
     figures: dict[str, float | str] = {
@@ -38,6 +45,8 @@ def evaluate(volume: Volume, truth: Volume, inside: Volume | np.ndarray | None =
     }
     if mask is not None:
         figures |= {"psnr_inside_db": psnr_affine(a, b, mask), "psnr_flat_slab_db": psnr_affine(mask, b)}
+    if views:
+        figures |= compare_views(a, b, views)
     return figures | _resolutions(a, b, truth.voxel_size_nm or volume.voxel_size_nm)
 
 

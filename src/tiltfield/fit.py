@@ -2,7 +2,8 @@
 
 One step takes a block of adjacent slices, evaluates the field on them, projects them at every tilt, turns line
 integrals into intensities, and descends on ``-mean log p(observed | clean) + w · TV(density)``. A few pixels are held
-out of the likelihood; they say when to stop and how strong to regularise.
+out of the likelihood; they say when to stop and how strong to regularise. The published methods take rays instead of
+slices (:mod:`tiltfield.rays`); all else is the same.
 """
 
 from __future__ import annotations
@@ -10,8 +11,7 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from enum import Enum
 from typing import Any
 
@@ -20,11 +20,12 @@ from torch import Tensor
 
 from tiltfield.contrast import Contrast
 from tiltfield.fields.base import Box, Field
+from tiltfield.fitstate import FitState
 from tiltfield.geometry import centred
 from tiltfield.noise.base import NoiseModel
 from tiltfield.problem import Problem
 from tiltfield.regularise import margin_density, total_variation
-from tiltfield.schedule import Schedule
+from tiltfield.schedule import AnySchedule, Schedule
 
 HELD_ROWS = 32  # rows whose held-out pixels are judged at a time
 TRUST_FROM, TRUST_ALL = 0.1, 0.5  # share of a fit from which, and by which, it follows the noise's correlation
@@ -44,68 +45,6 @@ class Outcome(Enum):
     DIVERGED = f"the loss became infinite or NaN; the best volume so far was kept: {DIVERGED_ADVICE}"
 
 
-_POSITION = (
-    *("step", "queue", "elapsed", "held_sum", "held_square", "held_count"),
-    *("best_held", "best_pass", "best", "curve"),
-)
-
-
-@dataclass(eq=False)
-class FitState:
-    """Everything that changes during a fit: parameters, optimiser, random numbers, position, best so far."""
-
-    field: Field
-    noise: NoiseModel
-    contrast: Contrast
-    optimiser: torch.optim.Optimizer
-    generator: torch.Generator
-    step: int = 0
-    queue: list[int] = field(default_factory=list)
-    elapsed: float = 0.0
-    held_sum: float = 0.0
-    held_square: float = 0.0
-    held_count: int = 0
-    best_held: float = math.inf
-    best_pass: int = 0
-    best: dict[str, Any] = field(default_factory=dict)
-    curve: list[float] = field(default_factory=list)
-    interrupted: dict[str, Any] | None = None  # the state_dict of the moment, before the best parameters were restored
-
-    @property
-    def modules(self) -> dict[str, torch.nn.Module]:
-        """Return what has parameters, by name."""
-        return {"field": self.field, "noise": self.noise, "contrast": self.contrast}
-
-    def keep_best(self) -> None:
-        """Remember the parameters of this moment."""
-        self.best = {name: copy.deepcopy(module.state_dict()) for name, module in self.modules.items()}
-
-    def restore_best(self) -> None:
-        """Go back to the best parameters, if any were kept."""
-        for name, values in self.best.items():
-            self.modules[name].load_state_dict(values)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return tensors and plain values that :meth:`load_state_dict` takes, from which the fit can go on."""
-        if self.interrupted is not None:
-            return self.interrupted
-        return {
-            **{name: module.state_dict() for name, module in self.modules.items()},
-            "optimiser": self.optimiser.state_dict(),
-            "generator": self.generator.get_state(),
-            **{name: copy.copy(getattr(self, name)) for name in _POSITION},
-        }
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take the values of :meth:`state_dict`."""
-        for name, module in self.modules.items():
-            module.load_state_dict(state[name])
-        self.optimiser.load_state_dict(state["optimiser"])
-        self.generator.set_state(state["generator"])
-        for name in _POSITION:
-            setattr(self, name, copy.deepcopy(state[name]))
-
-
 def start(
     density: Field, noise: NoiseModel, contrast: Contrast, schedule: Schedule, generator: torch.Generator
 ) -> FitState:
@@ -123,9 +62,8 @@ def start(
         *noise.groups(schedule.noise_rate),
         *contrast.groups(schedule.contrast_rate),
     ]
-    for group in groups:
-        group["base"] = group["lr"]
-    return FitState(density, noise, contrast, torch.optim.Adam(groups, betas=(0.9, 0.99), eps=1e-15), generator)
+    optimiser = torch.optim.Adam(groups, betas=(0.9, 0.99), eps=1e-15)
+    return FitState(density, noise, contrast, [optimiser], generator)
 
 
 def step(problem: Problem, state: FitState, schedule: Schedule, done: float) -> dict[str, float]:
@@ -143,25 +81,21 @@ def step(problem: Problem, state: FitState, schedule: Schedule, done: float) -> 
     first = _next_block(state, problem.box.n_y, schedule.block)
     rows = slice(first, min(first + schedule.block, problem.box.n_y))
     shift = (torch.rand(3, generator=state.generator) - 0.5) * schedule.jitter
-    density = slices_of(state.field, problem.box, rows, shift)
-    clean = state.contrast(problem.projector(density))
+    seen = problem.seen_by(rows)
+    density = slices_of(state.field, problem.box, seen, shift)
+    clean = problem.image(density, state.contrast, rows.start - seen.start, seen.stop - rows.stop)
+    density = density[rows.start - seen.start : rows.stop - seen.start]
     part = problem.rows(rows.start, rows.stop)
     state.noise.trust = min(1.0, max(0.0, (done - TRUST_FROM) / (TRUST_ALL - TRUST_FROM)))
     log_prob = state.noise.log_prob(part.observed, clean, part.labels)
-    used, held = part.used, part.held
+    used = part.used
     nll = -(log_prob * used).sum() / used.sum().clamp_min(1)
     variation = total_variation(density, problem.scale)
     prior = variation + EMPTY * margin_density(density, problem.scale, problem.margin)
     columns = problem.box.n_x / problem.observed.shape[2]  # so that the weight does not depend on the padding
     loss = nll + schedule.tv_weight * columns * prior
-    if math.isfinite(loss.item()):  # else the parameters would be lost with it
-        _descend(state, loss, _rate(done, state.step))
-    with torch.no_grad():
-        kept = log_prob[held].double()
-        state.held_sum -= kept.sum().item()
-        state.held_square += kept.square().sum().item()
-        state.held_count += len(kept)
-    state.step += 1
+    state.descend([loss], schedule.rate(done, state.step))
+    state.judge(log_prob[part.held])
     return {"loss": loss.item(), "nll": nll.item(), "tv": variation.item()}
 
 
@@ -195,33 +129,24 @@ def _next_block(state: FitState, n_rows: int, block: int) -> int:
     return state.queue.pop()
 
 
-def _rate(done: float, step: int) -> float:
-    """Return the factor on the learning rates: 20 steps of warm-up, then a cosine from 1 to 0.02."""
-    return min(1.0, (step + 1) / 20) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1.0, done))))
-
-
-def _descend(state: FitState, loss: Tensor, factor: float) -> None:
-    for group in state.optimiser.param_groups:
-        group["lr"] = group["base"] * factor
-    state.optimiser.zero_grad(set_to_none=True)
-    loss.backward()
-    state.optimiser.step()
-
-
 Watcher = Callable[[FitState, float, dict[str, float]], None]
+Step = Callable[[Problem, FitState, Any, float], dict[str, float]]  # of a problem, a state, a schedule of its own kind
 
 
-def fit(problem: Problem, state: FitState, schedule: Schedule, watch: Watcher | None = None) -> Outcome:
+def fit(
+    problem: Problem, state: FitState, schedule: AnySchedule, watch: Watcher | None = None, step: Step = step
+) -> Outcome:
     """Run the schedule from wherever the state stands, and leave the best parameters in it.
 
-    Best is the last pass whose held-out negative log-likelihood is within a standard error of the lowest. Ctrl-C ends
-    the fit early with what there is.
+    Best is the last pass whose held-out negative log-likelihood is within so many standard errors of the lowest as the
+    schedule allows. Ctrl-C ends the fit early with what there is.
 
     Args:
         problem: the data.
         state: changed in place.
         schedule: how to proceed.
         watch: called after every step with the state, the share done, and the step's figures.
+        step: descends once; empties `state.queue` when a pass is complete and its held-out pixels are judged.
 
     Returns:
         how it ended.
@@ -238,7 +163,7 @@ def fit(problem: Problem, state: FitState, schedule: Schedule, watch: Watcher | 
                 outcome = Outcome.DIVERGED
                 break
             if not state.queue:
-                _close_pass(state)
+                _close_pass(state, schedule.tolerance)
                 if _stalled(state, schedule):
                     outcome = Outcome.CONVERGED
                     break
@@ -252,27 +177,27 @@ def fit(problem: Problem, state: FitState, schedule: Schedule, watch: Watcher | 
     return outcome
 
 
-def _done(state: FitState, schedule: Schedule, total: int) -> float:
+def _done(state: FitState, schedule: AnySchedule, total: int) -> float:
     done = state.step / total
     return done if schedule.seconds is None else max(done, state.elapsed / schedule.seconds)
 
 
-def _close_pass(state: FitState) -> None:
+def _close_pass(state: FitState, tolerance: float) -> None:
     """Judge the pass that ends here by its held-out pixels, and keep it unless it is worse than the best.
 
-    Within one standard error the later pass counts as no worse: the learning rate has fallen since.
+    Within `tolerance` standard errors the later pass counts as no worse: the learning rate has fallen since.
     """
     count = max(1, state.held_count)
     held = state.held_sum / count
     error = math.sqrt(max(0.0, state.held_square / count - held**2) / count)
     state.held_sum, state.held_square, state.held_count = 0.0, 0.0, 0
     state.curve.append(held)
-    if held <= state.best_held + error:
+    if held <= state.best_held + tolerance * error:
         state.best_held, state.best_pass = min(held, state.best_held), len(state.curve)
         state.keep_best()
 
 
-def _stalled(state: FitState, schedule: Schedule) -> bool:
+def _stalled(state: FitState, schedule: AnySchedule) -> bool:
     passes = len(state.curve)
     since = passes - state.best_pass
     return passes > schedule.passes // 2 and since > max(5, schedule.patience * schedule.passes)
@@ -300,8 +225,15 @@ def render(problem: Problem, density: Tensor, contrast: Contrast, block: int) ->
         contrast: gain and offset.
         block: slices at a time.
     """
+    n_rows = len(density)
     with torch.no_grad():
-        return torch.cat([contrast(problem.projector(part)) for part in density.split(block)])
+        parts = [slice(first, min(first + block, n_rows)) for first in range(0, n_rows, block)]
+        seen = [problem.seen_by(rows) for rows in parts]
+        images = [
+            problem.image(density[wide], contrast, rows.start - wide.start, wide.stop - rows.stop)
+            for rows, wide in zip(parts, seen, strict=True)
+        ]
+        return torch.cat(images)
 
 
 def held_out(problem: Problem, noise: NoiseModel, clean: Tensor) -> dict[str, float]:

@@ -1,7 +1,8 @@
 """The neural reconstruction: from a series to a fitted field.
 
 Everything the user is not asked for is found first: what :mod:`tiltfield.plan` finds, then the weight of the total
-variation, by fits of a block of slices. Then the whole is fitted.
+variation, by fits of a block of slices. Then the whole is fitted. The published methods find out nothing, and start at
+once.
 """
 
 from __future__ import annotations
@@ -17,17 +18,21 @@ import torch
 from torch import Tensor
 
 from tiltfield.coarse import find_plan
-from tiltfield.config import NOISE_NAMES, ReconstructConfig
+from tiltfield.config import NOISE_NAMES, PUBLISHED, ReconstructConfig
 from tiltfield.contrast import ContrastMode
+from tiltfield.defocus import Defocus
 from tiltfield.errors import InputError
-from tiltfield.fit import DIVERGED_ADVICE, FitState, Outcome, Watcher, evaluate_field, fit, held_out, render
+from tiltfield.fit import DIVERGED_ADVICE, FitState, Outcome, Step, Watcher, evaluate_field, fit, held_out, render, step
 from tiltfield.noise import NoiseModel
 from tiltfield.noise.scan import ORDER, Scan
 from tiltfield.observe import Observer
-from tiltfield.plan import Plan, make_problem, new_state
+from tiltfield.parse import parse_defocus
+from tiltfield.plan import Kind, Plan, make_problem, new_state
 from tiltfield.problem import Problem
+from tiltfield.published import prepare
+from tiltfield.rays import ray_step
 from tiltfield.rehearsal import AXES, rehearse
-from tiltfield.schedule import Schedule, schedule_for
+from tiltfield.schedule import AnySchedule, schedule_for
 from tiltfield.series import TiltSeries
 
 WRITING_SECONDS = 2.0  # of a limited run, for starting Python, the preview and the files
@@ -54,56 +59,105 @@ class Solution:
     plan: Plan
     problem: Problem
     state: FitState
-    schedule: Schedule
+    schedule: AnySchedule
     outcome: Outcome
     density: Tensor
     clean: Tensor
     prepared: float
 
 
-def solve(
-    series: TiltSeries,
-    config: ReconstructConfig,
-    mode: ContrastMode,
-    device: torch.device,
-    observer: Observer,
-    resume: Mapping[str, Any] | None,
-    began: float,
-) -> Solution:
-    """Fit a field to a series.
+@dataclass(frozen=True, eq=False)
+class Job:
+    """What a fit is asked for.
 
-    Args:
+    Attributes:
         series: the tilt series.
         config: settings.
         mode: contrast.
         device: where to compute.
         observer: told of everything.
-        resume: a checkpoint of an earlier run, or None.
         began: when the run began, on the clock of :func:`time.perf_counter`; its time limit counts from there.
+    """
+
+    series: TiltSeries
+    config: ReconstructConfig
+    mode: ContrastMode
+    device: torch.device
+    observer: Observer
+    began: float
+
+
+@dataclass(frozen=True, eq=False)
+class _Start:
+    """What a fit starts from, and how it steps."""
+
+    plan: Plan
+    problem: Problem
+    schedule: Any
+    state: FitState
+    step: Step
+
+
+def solve(job: Job, resume: Mapping[str, Any] | None) -> Solution:
+    """Fit a field to a series.
+
+    Args:
+        job: what is asked.
+        resume: a checkpoint of an earlier run, or None.
 
     Raises:
         InputError: if the fit diverged before there was anything to keep.
     """
-    plan = Plan(**resume["plan"]) if resume else find_plan(series, config, mode, device, observer)
-    problem = make_problem(series, plan, config.seed, device, mask_sides=plan.padding > 0)
-    if not resume:
-        problem, plan = rehearse(problem, plan, config, device, observer)
-    schedule = schedule_for(problem, config, plan.tv_weight, plan.scan)
-    # a fitted model is read from where it lies now: the run may have been moved
-    noise = plan.noise if config.noise in NOISE_NAMES else config.noise
-    state = new_state(problem, plan, schedule, config.field, noise, config.seed, device)
+    config = job.config
+    begin = _begin_published(job) if config.method in PUBLISHED else _begin(job, resume)
+    plan, problem, schedule, state = begin.plan, begin.problem, begin.schedule, begin.state
     if resume:
         state.load_state_dict(resume["fit"])
-    prepared = resume["prepared"] if resume else time.perf_counter() - began
+    prepared = resume["prepared"] if resume else time.perf_counter() - job.began
     if config.max_time is not None:
         left = config.max_time - prepared - _finishing_seconds(problem, state, schedule.block)
         schedule = replace(schedule, seconds=max(LEAST_SECONDS, left))
-    outcome = fit(problem, state, schedule, _watcher(plan, prepared, observer))
+    outcome = fit(problem, state, schedule, _watcher(plan, prepared, job.observer), begin.step)
     if outcome is Outcome.DIVERGED and not state.best:
-        raise InputError(f"{series.name}: the loss became infinite or NaN in the first pass; {DIVERGED_ADVICE}")
+        raise InputError(f"{job.series.name}: the loss became infinite or NaN in the first pass; {DIVERGED_ADVICE}")
     density = evaluate_field(problem, state.field, schedule.block)
     clean = render(problem, density, state.contrast, schedule.block)
     return Solution(plan, problem, state, schedule, outcome, density, clean, prepared)
+
+
+def _begin(job: Job, resume: Mapping[str, Any] | None) -> _Start:
+    """Return the start of our own fit: everything the user is not asked for is found out."""
+    config, series, device = job.config, job.series, job.device
+    plan = Plan(**resume["plan"]) if resume else find_plan(series, config, job.mode, device, job.observer)
+    problem = make_problem(series, plan, config.seed, device, mask_sides=plan.padding > 0)
+    problem = replace(problem, blur=blur_of(config, series, device))
+    if not resume:
+        problem, plan = rehearse(problem, plan, config, device, job.observer)
+    schedule = schedule_for(problem, config, plan.tv_weight, plan.scan)
+    # a fitted model is read from where it lies now: the run may have been moved
+    noise = plan.noise if config.noise in NOISE_NAMES else config.noise
+    kind = Kind(config.field, noise, config.features, config.flow_layers)
+    state = new_state(problem, plan, schedule, kind, config.seed, device)
+    return _Start(plan, problem, schedule, state, step)
+
+
+def _begin_published(job: Job) -> _Start:
+    """Return the start of a published method's fit."""
+    plan, problem, schedule, state = prepare(job.series, job.config, job.mode, job.device)
+    problem = replace(problem, blur=blur_of(job.config, job.series, job.device))
+    return _Start(plan, problem, schedule, state, ray_step)
+
+
+def blur_of(config: ReconstructConfig, series: TiltSeries, device: torch.device) -> Defocus | None:
+    """Return the defocus that the settings tell of, or None.
+
+    Args:
+        config: law and size.
+        series: tilts and width of the images.
+        device: where to compute.
+    """
+    blur = parse_defocus(config.defocus)
+    return None if blur is None else Defocus.of(*blur, series.angles_deg, series.images.shape[2], device)
 
 
 def _finishing_seconds(problem: Problem, state: FitState, block: int) -> float:

@@ -104,6 +104,23 @@ class Plan:
         return math.sqrt(self.floor + self.slope * max(0.0, 0.5 - self.dark))
 
 
+@dataclass(frozen=True)
+class Kind:
+    """Which field and which noise model a fit has.
+
+    Attributes:
+        field: name of the field.
+        noise: name of the noise model, or path of a fitted one.
+        features: size of the field; its own if None.
+        flow_layers: of a flow; its own number if None.
+    """
+
+    field: str
+    noise: str
+    features: int | None = None
+    flow_layers: int | None = None
+
+
 def first_plan(series: TiltSeries, mode: ContrastMode) -> Plan:
     """Return what the images alone tell: levels, noise, recording; the specimen is taken as thick as the field is wide.
 
@@ -168,7 +185,7 @@ def make_problem(series: TiltSeries, plan: Plan, seed: int, device: torch.device
 
 
 def new_state(
-    problem: Problem, plan: Plan, schedule: Schedule, field: str, noise: str, seed: int, device: torch.device
+    problem: Problem, plan: Plan, schedule: Schedule, kind: Kind, seed: int, device: torch.device
 ) -> FitState:
     """Return a fresh fit.
 
@@ -176,24 +193,27 @@ def new_state(
         problem: gives the box and the typical density.
         plan: levels and noise to start from.
         schedule: gives the learning rates.
-        field: name of the field.
-        noise: name of the noise model, or path of a fitted one.
+        kind: of field and noise model.
         seed: of the initial values and of all randomness of the fit.
         device: where to compute.
     """
     generator = torch.Generator().manual_seed(seed)
-    density = make_field(field, problem.box, scale=problem.scale, mean=MEAN, generator=generator).to(device)
-    model = new_noise(plan, noise, generator).to(device)
+    box, scale = problem.box, problem.scale
+    density = make_field(kind.field, box, scale=scale, mean=MEAN, features=kind.features, generator=generator).to(
+        device
+    )
+    model = new_noise(plan, kind.noise, generator, kind.flow_layers).to(device)
     return start(density, model, Contrast(plan.mode, plan.offset, plan.gain).to(device), schedule, generator)
 
 
-def new_noise(plan: Plan, noise: str, generator: torch.Generator) -> NoiseModel:
+def new_noise(plan: Plan, noise: str, generator: torch.Generator, n_layers: int | None = None) -> NoiseModel:
     """Return a noise model in the fit's units: fresh by name, or fitted and frozen from a file.
 
     Args:
         plan: levels, noise and correlation to start from.
         noise: one of `NOISES`, or the path of a fitted model.
         generator: source of the initial values.
+        n_layers: of a flow; its own number if None.
     """
     axis = -1 if plan.scan is None else plan.scan
     if noise not in NOISES:
@@ -208,6 +228,7 @@ def new_noise(plan: Plan, noise: str, generator: torch.Generator) -> NoiseModel:
         recording=plan.recording,
         misfit=MISFIT,
         axis=axis,
+        n_layers=n_layers,
     )
     model = make_noise(noise, begin)
     if isinstance(model, Scan) and plan.correlation:

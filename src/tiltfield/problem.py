@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from tiltfield.contrast import Contrast
+from tiltfield.defocus import Defocus
 from tiltfield.fields.base import Box
 from tiltfield.projector import SliceProjector
 
@@ -28,6 +30,7 @@ class Problem:
         box: region of the field, pixels; its n_y is the number of rows.
         scale: typical density, 1/pixel.
         margin: layers at each end of z that are believed empty.
+        blur: defocus of the images, or None.
     """
 
     observed: Tensor
@@ -37,6 +40,24 @@ class Problem:
     box: Box
     scale: float
     margin: int = 0
+    blur: Defocus | None = None
+
+    def seen_by(self, rows: slice) -> slice:
+        """Return the rows whose slices are seen in some rows of the images: these, and their neighbours if blurred."""
+        reach = 0 if self.blur is None else self.blur.halo
+        return slice(max(0, rows.start - reach), min(self.box.n_y, rows.stop + reach))
+
+    def image(self, density: Tensor, contrast: Contrast, before: int = 0, after: int = 0) -> Tensor:
+        """Return the clean images of slices, shape (row, tilt, col).
+
+        Args:
+            density: shape (row, n_z, n_x).
+            contrast: gain and offset.
+            before: slices at the start that are only seen blurred, in the rows of others.
+            after: likewise at the end.
+        """
+        clean = contrast(self.projector(density))
+        return clean if self.blur is None else self.blur.blur(clean, before, after)
 
     def rows(self, start: int, stop: int) -> Problem:
         """Return the problem of a block of rows alone."""

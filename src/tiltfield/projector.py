@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -198,6 +199,48 @@ def _csr(row: Tensor, col: Tensor, value: Tensor, shape: tuple[int, int]) -> Ten
         return torch.sparse_csr_tensor(start.int(), col[order].int(), value[order], size=shape, check_invariants=False)
 
 
+@dataclass(frozen=True, eq=False)
+class Rays:
+    """Lines of sight x = u cos θ - s sin θ, z = u sin θ + s cos θ, pixels.
+
+    Attributes:
+        y: centred row, shape (n,).
+        u: centred column, shape (n,).
+        angle: tilt, radians, shape (n,).
+    """
+
+    y: Tensor
+    u: Tensor
+    angle: Tensor
+
+    def split(self, n: int) -> list[Rays]:
+        """Return groups of up to n rays."""
+        return [Rays(*part) for part in zip(self.y.split(n), self.u.split(n), self.angle.split(n), strict=True)]
+
+    def span(self, n_z: int, n_x: int) -> tuple[Tensor, Tensor]:
+        """Return where each ray enters and leaves a box.
+
+        Args:
+            n_z: extent of the box along z, pixels.
+            n_x: extent along x.
+
+        Returns:
+            near and far s, shape (n,); equal if the ray misses the box.
+        """
+        cos, sin = torch.cos(self.angle), torch.sin(self.angle)
+        near, far = torch.full_like(self.u, -math.inf), torch.full_like(self.u, math.inf)
+        for half, start, slope in ((n_x / 2, self.u * cos, -sin), (n_z / 2, self.u * sin, cos)):
+            slope = torch.where(slope.abs() < 1e-9, 1e-9, slope)
+            ends = torch.stack([(-half - start) / slope, (half - start) / slope])
+            near, far = torch.maximum(near, ends.amin(0)), torch.minimum(far, ends.amax(0))
+        return near, torch.maximum(near, far)
+
+    def points(self, s: Tensor) -> Tensor:
+        """Return the points (z, y, x) at distances s along the rays, shape (n, samples) to (n, samples, 3)."""
+        cos, sin, u = torch.cos(self.angle)[:, None], torch.sin(self.angle)[:, None], self.u[:, None]
+        return torch.stack([u * sin + s * cos, self.y[:, None].expand_as(s), u * cos - s * sin], dim=-1)
+
+
 def project_rays(
     density: Callable[[Tensor], Tensor],
     y: Tensor,
@@ -210,8 +253,8 @@ def project_rays(
 ) -> Tensor:
     """Integrate a density along rays by sampling it, ∫ρ ds ≈ Σ ρ(x_i, y, z_i) δ.
 
-    A ray at tilt θ and column u runs through x = u cos θ - s sin θ, z = u sin θ + s cos θ for |s| ≤ half_length. This
-    is the renderer of Mildenhall et al. (NeRF, 2020) for parallel rays, and the reference for :class:`SliceProjector`.
+    This is the renderer of Mildenhall et al. (NeRF, 2020) for parallel rays, and the reference for
+    :class:`SliceProjector`. Rays are sampled for |s| ≤ half_length.
 
     Args:
         density: takes points (z, y, x), centred, pixels, shape (..., 3), returns densities (...).
@@ -230,7 +273,4 @@ def project_rays(
     if generator is not None:
         offsets = torch.rand(offsets.shape, generator=generator, dtype=u.dtype, device=u.device)
     s = (torch.arange(n_samples, dtype=u.dtype, device=u.device) + offsets) * step - half_length  # (n, samples)
-    cos, sin = torch.cos(angles)[:, None], torch.sin(angles)[:, None]
-    z, x = u[:, None] * sin + s * cos, u[:, None] * cos - s * sin
-    points = torch.stack([z, y[:, None].expand_as(z), x], dim=-1)
-    return density(points).sum(-1) * step
+    return density(Rays(y, u, angles).points(s)).sum(-1) * step

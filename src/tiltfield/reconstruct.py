@@ -15,14 +15,15 @@ import numpy as np
 import psutil
 import torch
 
-from tiltfield import classical, neural
-from tiltfield.config import ReconstructConfig
+from tiltfield import classical, neural, published
+from tiltfield.config import CLASSICAL, DENOISED, PUBLISHED, ReconstructConfig
 from tiltfield.contrast import ContrastMode, decide_mode, estimate_levels, linearise
+from tiltfield.denoise import denoise
 from tiltfield.errors import InputError
 from tiltfield.fit import Outcome
 from tiltfield.geometry import SliceGeometry
 from tiltfield.observe import Observer
-from tiltfield.projector import SliceProjector
+from tiltfield.projector import STORED_LIMIT, SliceProjector
 from tiltfield.result import Reconstruction
 from tiltfield.schedule import PASSES
 from tiltfield.screening import fill
@@ -30,9 +31,11 @@ from tiltfield.series import TiltSeries, Volume
 
 __all__ = ["Forecast", "Reconstruction", "check_memory", "forecast", "reconstruct"]
 
-POINTS_PER_SECOND = {"hashgrid": 1.1e6, "mlp": 2.5e4, "voxels": 6e6}  # field points in training, two CPU cores
+POINTS_PER_SECOND = {"hashgrid": 1.1e6, "mlp": 4e4, "voxels": 6e6}  # field points in training, two CPU cores
 BYTES_PER_VOXEL = {"hashgrid": 90, "mlp": 8, "voxels": 36}  # parameters, gradients, moments, best copy, the volume
 BYTES_PER_POINT = {"hashgrid": 600, "mlp": 30_000, "voxels": 80}  # activations of a step
+GRID_BYTES, TV_BYTES = 36, 84  # of a published grid, a voxel: parameters, gradients, moments, best copy; with TV
+GRID_SECONDS, TV_SECONDS = 1e-8, 4e-8  # of its step, a voxel
 BYTES_PER_PIXEL = 40  # images, their slices, masks, likelihood, rendered images
 BASE_BYTES = 400e6  # the interpreter and its libraries
 CLASSICAL_ROWS = 64
@@ -59,20 +62,49 @@ def forecast(shape: tuple[int, int, int], config: ReconstructConfig) -> Forecast
         shape: (tilt, row, col) of the images.
         config: settings.
     """
+    if config.method in CLASSICAL:
+        return _classical_forecast(shape, config)
+    cost = _published_forecast(shape, config) if config.method in PUBLISHED else _neural_forecast(shape, config)
+    return cost if config.max_time is None else replace(cost, seconds=min(cost.seconds, config.max_time))
+
+
+def _classical_forecast(shape: tuple[int, int, int], config: ReconstructConfig) -> Forecast:
+    n_tilts, _, n_x = shape
+    pixels = math.prod(shape)
+    voxels = n_x * pixels // n_tilts
+    iterations = config.sirt_iterations if config.method == "sirt" else 1
+    seconds = 2 + 2e-9 * iterations * n_tilts * voxels * 3
+    return Forecast(int(BASE_BYTES + _projector_bytes(n_tilts, n_x * n_x) + 16 * voxels + 24 * pixels), seconds)
+
+
+def _neural_forecast(shape: tuple[int, int, int], config: ReconstructConfig) -> Forecast:
     n_tilts, n_y, n_x = shape
-    n_z = n_x if config.method != "neural" else math.ceil(0.6 * n_x)
-    voxels, pixels = n_z * n_y * n_x, n_tilts * n_y * n_x
-    projector = 60 * n_tilts * n_z * n_x if n_z * n_x <= 256 * 256 else 80 * n_z * n_x
-    if config.method != "neural":
-        iterations = config.sirt_iterations if config.method == "sirt" else 1
-        seconds = 2 + 2e-9 * iterations * n_tilts * voxels * 3
-        return Forecast(int(BASE_BYTES + projector + 16 * voxels + 24 * pixels), seconds)
-    passes = PASSES[config.preset] + 8
-    seconds = 6 + passes * voxels / POINTS_PER_SECOND[config.field]
+    n_z = math.ceil(0.6 * n_x)
+    voxels = n_z * n_y * n_x
+    seconds = 6 + (PASSES[config.preset] + 8) * voxels / POINTS_PER_SECOND[config.field]
     points = max(50_000, 2 * n_z * n_x)
-    memory = BASE_BYTES + projector + BYTES_PER_PIXEL * pixels
+    memory = BASE_BYTES + _projector_bytes(n_tilts, n_z * n_x) + BYTES_PER_PIXEL * math.prod(shape)
     memory += BYTES_PER_VOXEL[config.field] * voxels + BYTES_PER_POINT[config.field] * points
-    return Forecast(int(memory), seconds if config.max_time is None else min(seconds, config.max_time))
+    return Forecast(int(memory), seconds)
+
+
+def _published_forecast(shape: tuple[int, int, int], config: ReconstructConfig) -> Forecast:
+    n_tilts, n_y, n_x = shape
+    scaled = published.Scaled.to(shape, config.steps)
+    voxels = n_y * n_x * n_x
+    memory = BASE_BYTES + _projector_bytes(n_tilts, n_x * n_x) + BYTES_PER_PIXEL * math.prod(shape) + 12 * voxels
+    if published.RECIPES[config.method].explicit:
+        each, second = (TV_BYTES, TV_SECONDS) if config.tv_weight else (GRID_BYTES, GRID_SECONDS)
+        return Forecast(int(memory + each * voxels), scaled.steps * voxels * second)
+    points = scaled.rays * sum(scaled.samples)
+    rate = POINTS_PER_SECOND["mlp"] * (2 if config.reduced else 1)
+    seconds = (published.PARTS * scaled.steps * points + voxels / 3) / rate
+    return Forecast(int(memory + BYTES_PER_POINT["mlp"] * points), seconds)
+
+
+def _projector_bytes(n_tilts: int, samples: int) -> int:
+    """Return the memory of the projector of slices with so many samples."""
+    return (60 * n_tilts if samples <= STORED_LIMIT else 80) * samples
 
 
 def check_memory(shape: tuple[int, int, int], config: ReconstructConfig, available: int | None = None) -> Forecast:
@@ -146,8 +178,11 @@ def reconstruct(
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     mode = _mode(series, config, observer)
-    if config.method == "neural":
-        parts = _neural(neural.solve(series, config, mode, device, observer, resume, began), observer)
+    if config.method in DENOISED:
+        series = denoise(series, config.denoiser, seed=config.seed, device=device, observer=observer)
+    if config.method not in CLASSICAL:
+        job = neural.Job(series, config, mode, device, observer, began)
+        parts = _neural(neural.solve(job, resume), observer)
     else:
         parts = _classical(series, config, mode, device, observer)
     volume, rendered, figures, state, interrupted = parts
@@ -238,7 +273,7 @@ def _classical(
     for first in range(0, n_y, CLASSICAL_ROWS):
         rows = slice(first, min(first + CLASSICAL_ROWS, n_y))
         part = sinograms[rows].contiguous().to(device)
-        if config.method == "wbp":
+        if config.method != "sirt":
             density = classical.wbp(projector, part, config.wbp_filter)
         else:
             used = None if series.valid is None else torch.from_numpy(series.valid[:, rows]).permute(1, 0, 2).to(device)

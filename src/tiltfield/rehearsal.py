@@ -20,7 +20,7 @@ from tiltfield.noise.file import load_noise
 from tiltfield.noise.gaussian import PoissonGaussian
 from tiltfield.noise.scan import ORDER, Scan
 from tiltfield.observe import Observer
-from tiltfield.plan import Plan, fitted_noise, new_noise, new_state
+from tiltfield.plan import Kind, Plan, fitted_noise, new_noise, new_state
 from tiltfield.problem import Problem, hold_out_again
 from tiltfield.regularise import choose_weight
 from tiltfield.schedule import Schedule, schedule_for
@@ -74,7 +74,8 @@ def rehearse(
     limit = None if config.max_time is None else TRIAL_SHARE * config.max_time
     schedule = schedule_for(block, config, STRENGTHS[0] / plan.deviation)
     schedule = replace(schedule, passes=TRIAL_PASSES, patience=2.0, seconds=limit)
-    state = new_state(block, plan, schedule, config.field, "poisson-gaussian", config.seed, device)
+    kind = Kind(config.field, "poisson-gaussian", config.features)
+    state = new_state(block, plan, schedule, kind, config.seed, device)
     fit(block, state, schedule)
     line = cast(PoissonGaussian, state.noise)
     plan = replace(plan, slope=line.log_slope.exp().item(), floor=line.log_floor.exp().item())

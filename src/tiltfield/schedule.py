@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Protocol
 
 from tiltfield.config import ReconstructConfig
 from tiltfield.problem import Problem
@@ -15,9 +16,40 @@ RATES = {"hashgrid": 5e-3, "mlp": 5e-4, "voxels": 0.1}
 POINTS = {"hashgrid": 50_000, "mlp": 12_000, "voxels": 50_000}  # field points a step, about
 
 
+class AnySchedule(Protocol):
+    """What the training loop asks of a schedule."""
+
+    @property
+    def passes(self) -> int:
+        """Return after how many passes the fit ends; after each, the held-out pixels judge."""
+
+    @property
+    def seconds(self) -> float | None:
+        """Return by when the fit ends, its schedule compressed, if there is a limit."""
+
+    @property
+    def patience(self) -> float:
+        """Return the share of the passes without a new best after which the fit ends."""
+
+    @property
+    def tolerance(self) -> float:
+        """Return by how many standard errors a later pass may be worse than the best and replace it."""
+
+    def steps(self, n_rows: int) -> int:
+        """Return the number of steps for a problem of `n_rows` rows."""
+
+    def rate(self, done: float, step: int) -> float:
+        """Return the factor on the learning rates.
+
+        Args:
+            done: share of the fit that is behind, 0 to 1.
+            step: steps taken.
+        """
+
+
 @dataclass(frozen=True)
 class Schedule:
-    """How a fit proceeds.
+    """How a fit to slices proceeds.
 
     Attributes:
         passes: visits to every slice.
@@ -29,6 +61,7 @@ class Schedule:
         jitter: random shift of the sampling grid, pixels.
         seconds: if set, the schedule is compressed to end by then.
         patience: share of the passes with a held-out likelihood below the best after which to stop.
+        tolerance: standard errors within which a later pass counts as no worse than the best.
     """
 
     passes: int
@@ -40,10 +73,15 @@ class Schedule:
     jitter: float = 0.0
     seconds: float | None = None
     patience: float = 0.3
+    tolerance: float = 1.0
 
     def steps(self, n_rows: int) -> int:
         """Return the number of steps for a problem of `n_rows` rows."""
         return self.passes * math.ceil(n_rows / self.block)
+
+    def rate(self, done: float, step: int) -> float:
+        """Return the factor on the learning rates: 20 steps of warm-up, then a cosine from 1 to 0.02."""
+        return min(1.0, (step + 1) / 20) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1.0, done))))
 
 
 def block_size(problem: Problem, field: str, least: int = 2) -> int:

@@ -7,8 +7,9 @@ import pytest
 import yaml
 
 from tiltfield.config import SimulateConfig
+from tiltfield.defocus import KERNELS, blur_widths
 from tiltfield.simulate import simulate
-from tiltfield.simulate.defocus import KERNELS, blur_widths, defocus_image
+from tiltfield.simulate.defocus import defocus_image
 
 KINDS = sorted(KERNELS)
 

@@ -13,37 +13,47 @@ from tiltfield.fields.mlp import MLP
 from tiltfield.fields.voxels import Voxels
 
 
-def _voxels(box: Box, *, scale: float, mean: float, generator: torch.Generator) -> Voxels:
+def _voxels(box: Box, *, scale: float, mean: float, features: int | None, generator: torch.Generator) -> Voxels:
+    if features is not None:
+        raise InputError("voxels have no features: leave them out, or take the field hashgrid or mlp")
     return Voxels(box, scale=scale, mean=mean)  # constant: nothing to draw
 
 
-def _mlp(box: Box, *, scale: float, mean: float, generator: torch.Generator) -> MLP:
+def _mlp(box: Box, *, scale: float, mean: float, features: int | None, generator: torch.Generator) -> MLP:
     # A sigmoid has a ceiling: leave room for what is much denser than is typical.
-    return MLP(box, scale=HEADROOM * scale, mean=mean / HEADROOM, generator=generator)
+    return MLP(box, width=features or WIDTH, scale=HEADROOM * scale, mean=mean / HEADROOM, generator=generator)
+
+
+def _hashgrid(box: Box, *, scale: float, mean: float, features: int | None, generator: torch.Generator) -> HashGrid:
+    return HashGrid(box, n_features=features or FEATURES, scale=scale, mean=mean, generator=generator)
 
 
 HEADROOM = 6.0  # largest density of the MLP over the typical one
+WIDTH, FEATURES = 256, 4  # of the MLP's layers, of a node and level of the grid
 
-FIELDS: dict[str, Callable[..., Field]] = {"hashgrid": HashGrid, "mlp": _mlp, "voxels": _voxels}
+FIELDS: dict[str, Callable[..., Field]] = {"hashgrid": _hashgrid, "mlp": _mlp, "voxels": _voxels}
 """Name, as in the settings, to constructor with the arguments of :func:`make_field`."""
 
 
-def make_field(name: str, box: Box, *, scale: float, mean: float, generator: torch.Generator) -> Field:
-    """Make a field by name, with the sizes that are its defaults.
+def make_field(
+    name: str, box: Box, *, scale: float, mean: float, features: int | None = None, generator: torch.Generator
+) -> Field:
+    """Make a field by name.
 
     Args:
         name: one of `FIELDS`.
         box: region described.
         scale: unit of the density, > 0.
         mean: initial density, in units of `scale`, > 0.
+        features: width of a network, features a node of a grid; the field's own number if None.
         generator: source of the initial values.
 
     Returns:
         the field, on the CPU.
 
     Raises:
-        InputError: for an unknown name, or a mean that the field cannot take.
+        InputError: for an unknown name, or a mean or features that the field cannot take.
     """
     if name not in FIELDS:
         raise InputError(f"unknown field '{name}', expected one of {', '.join(FIELDS)}{nearest(name, FIELDS)}")
-    return FIELDS[name](box, scale=scale, mean=mean, generator=generator)
+    return FIELDS[name](box, scale=scale, mean=mean, features=features, generator=generator)

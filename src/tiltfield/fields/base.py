@@ -58,6 +58,9 @@ class Field(nn.Module):
         grid = torch.meshgrid(y, z, x, indexing="ij")
         return self(torch.stack([grid[1], grid[0], grid[2]], dim=-1))
 
+    def project_(self) -> None:
+        """Bring parameters that a step has led outside their range back into it."""
+
     def groups(self, learning_rate: float) -> list[dict]:
         """Return the optimiser's parameter groups.
 

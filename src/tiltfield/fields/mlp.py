@@ -81,4 +81,4 @@ class MLP(Field):
                 hidden = torch.cat([hidden, encoded], dim=-1)
             hidden = torch.relu(nn.functional.linear(hidden, self.weights[layer], self.biases[layer]))
         output = nn.functional.linear(hidden, self.weights[depth], self.biases[depth])
-        return self.scale * torch.sigmoid(output).squeeze(-1)
+        return self.scale * torch.sigmoid(output.to(points.dtype)).squeeze(-1)

@@ -56,3 +56,29 @@ class Voxels(Field):
     def groups(self, learning_rate: float) -> list[dict]:
         """Return the optimiser's parameter groups."""
         return [{"params": [self.values], "lr": learning_rate}]
+
+
+class Explicit(Voxels):
+    """The paper's explicit representation: density scale · v with v kept in [0, 1], from zeros.
+
+    Kniesel et al., CVPR 2022, supplement, section 8, which says nothing of a range; [0, 1] is that of the network.
+    """
+
+    def __init__(self, box: Box, *, scale: float) -> None:
+        """Make an empty field.
+
+        Args:
+            box: region described.
+            scale: largest density, > 0.
+        """
+        super().__init__(box, scale=scale)
+        with torch.no_grad():
+            self.values.zero_()
+
+    def project_(self) -> None:
+        """Bring the voxels back into [0, 1]."""
+        with torch.no_grad():
+            self.values.clamp_(0, 1)
+
+    def _density(self, values: Tensor) -> Tensor:
+        return self.scale * values

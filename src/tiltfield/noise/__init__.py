@@ -18,6 +18,8 @@ from tiltfield.noise.scan import Scan
 
 __all__ = ["NOISES", "NoiseFile", "NoiseModel", "Recording", "Start", "load_noise", "make_noise", "save_noise"]
 
+FLOW_LAYERS, PAPER_LAYERS = 4, 8
+
 
 @dataclass(frozen=True)
 class Start:
@@ -33,7 +35,7 @@ class Start:
         recording: saturation and quantisation, or None; l2 and l1, being plain losses, ignore it.
         misfit: standard deviation that the image model leaves unexplained, which the line never falls below.
         axis: dimension of the images that is the fast scan direction, for the models of correlated noise.
-        n_layers: radial layers of the zero-mean flows, even.
+        n_layers: radial layers of the flows, even; their own number if None.
 
     Raises:
         InputError: if slope, floor or the range are not as said.
@@ -48,7 +50,7 @@ class Start:
     recording: Recording | None = None
     misfit: float = 0.0
     axis: int = -1
-    n_layers: int = 4
+    n_layers: int | None = None
 
     def __post_init__(self) -> None:
         if not (self.slope > 0 and self.floor > 0):
@@ -71,14 +73,14 @@ class Start:
             self.line(),
             low=self.low,
             high=self.high,
-            n_layers=self.n_layers,
+            n_layers=self.n_layers or FLOW_LAYERS,
             recording=self.recording,
             generator=self.generator,
         )
 
     def paper(self) -> PaperFlow:
         """Return the published flow; it knows no recording."""
-        return PaperFlow(self.deviation, generator=self.generator)
+        return PaperFlow(self.deviation, n_layers=self.n_layers or PAPER_LAYERS, generator=self.generator)
 
 
 NOISES: dict[str, Callable[[Start], NoiseModel]] = {

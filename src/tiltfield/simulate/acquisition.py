@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 
 from tiltfield.config import SimulateConfig
+from tiltfield.defocus import KERNELS, blur_widths
 from tiltfield.noise import NoiseFile, load_noise
 from tiltfield.simulate.dataset import FILES, Simulation
-from tiltfield.simulate.defocus import KERNELS, blur_widths, defocus_image
+from tiltfield.simulate.defocus import defocus_image
 from tiltfield.simulate.projection import Progress, image_cell, threads
 from tiltfield.simulate.recording import (
     Draw,

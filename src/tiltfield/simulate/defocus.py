@@ -1,63 +1,11 @@
-"""Defocus of a tilted specimen: blur that grows with the tilt and with the distance from the tilt axis.
-
-A point at distance d from the axis in an image of tilt α lies |d tan α| above or below the plane in focus, and a blur
-of standard deviation σ ∝ |d tan α| follows. Two kernels of that σ along each axis of the image:
-
-    linear   exp(-r² / 2σ²)
-    paper    exp(-r / s), s = σ / √3
-
-The paper (Kniesel et al., CVPR 2022, supplement, equation 1) prints exp(-r · tan α · d), a kernel that gets narrower
-with tilt and distance and is flat on the axis, and says in words that it gets wider. The words agree with optics, so s
-grows here. Kernels are sampled at the pixels; below about 1.5 pixels (paper) and 0.6 (linear) that narrows them.
-"""
+"""Images blurred by defocus, exactly: what :class:`tiltfield.defocus.Defocus` is measured against."""
 
 from __future__ import annotations
-
-import math
-from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 from scipy import fft
 
-
-@dataclass(frozen=True)
-class Kernel:
-    """A radially symmetric kernel.
-
-    Attributes:
-        value: at distances in units of the scale.
-        scale: over the standard deviation along one axis.
-        cut: radius beyond which it is left out, in units of the scale; the mass beyond is below 1e-5.
-    """
-
-    value: Callable[[np.ndarray], np.ndarray]
-    scale: float
-    cut: float
-
-
-KERNELS = {
-    "linear": Kernel(lambda r: np.exp(-(r**2) / 2), 1.0, 5.0),
-    "paper": Kernel(lambda r: np.exp(-r), 1 / math.sqrt(3), 14.5),
-}
-
-
-def blur_widths(n: int, angle: float, steepest: float, most: float) -> np.ndarray:
-    """Return the standard deviation of the blur in every column, most · |tan α| / tan(steepest) · |d| / d(edge).
-
-    Args:
-        n: columns; the tilt axis runs along the middle.
-        angle: tilt, radians.
-        steepest: largest tilt of the series, radians; 0 for no blur.
-        most: blur there in the outermost column, pixels.
-
-    Returns:
-        pixels, shape (n,).
-    """
-    if steepest == 0:
-        return np.zeros(n)
-    distance = np.abs(np.arange(n) - (n - 1) / 2) / ((n - 1) / 2)
-    return most * abs(math.tan(angle)) / math.tan(abs(steepest)) * distance
+from tiltfield.defocus import Kernel
 
 
 def defocus_image(image: np.ndarray, widths: np.ndarray, kernel: Kernel) -> np.ndarray:

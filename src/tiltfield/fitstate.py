@@ -1,0 +1,116 @@
+"""Everything that changes during a fit."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tiltfield.contrast import Contrast
+from tiltfield.fields.base import Field
+from tiltfield.noise.base import NoiseModel
+
+_POSITION = (
+    *("step", "queue", "elapsed", "held_sum", "held_square", "held_count"),
+    *("best_held", "best_pass", "best", "curve"),
+)
+
+
+@dataclass(eq=False)
+class FitState:
+    """Everything that changes during a fit: parameters, optimiser, random numbers, position, best so far."""
+
+    field: Field
+    noise: NoiseModel
+    contrast: Contrast
+    optimisers: list[torch.optim.Optimizer]
+    generator: torch.Generator
+    step: int = 0
+    queue: list[int] = field(default_factory=list)
+    elapsed: float = 0.0
+    held_sum: float = 0.0
+    held_square: float = 0.0
+    held_count: int = 0
+    best_held: float = math.inf
+    best_pass: int = 0
+    best: dict[str, Any] = field(default_factory=dict)
+    curve: list[float] = field(default_factory=list)
+    interrupted: dict[str, Any] | None = None  # the state_dict of the moment, before the best parameters were restored
+
+    @property
+    def modules(self) -> dict[str, torch.nn.Module]:
+        """Return what has parameters, by name."""
+        return {"field": self.field, "noise": self.noise, "contrast": self.contrast}
+
+    def descend(self, losses: Iterable[Tensor], factor: float) -> float:
+        """Take one step down the sum of the losses, unless it is not finite: then the parameters would be lost with it.
+
+        Args:
+            losses: scalars with gradient, each made and freed before the next.
+            factor: on the learning rates.
+
+        Returns:
+            the sum.
+        """
+        for optimiser in self.optimisers:
+            optimiser.zero_grad(set_to_none=True)
+        total = 0.0
+        for loss in losses:
+            total += loss.item()
+            if not math.isfinite(total):
+                break
+            loss.backward()
+        else:
+            for optimiser in self.optimisers:
+                for group in optimiser.param_groups:
+                    group["lr"] = group.setdefault("base", group["lr"]) * (factor if group.get("falls", True) else 1.0)
+                optimiser.step()
+            self.field.project_()
+        self.step += 1
+        return total
+
+    def judge(self, log_prob: Tensor) -> None:
+        """Count held-out pixels towards the judgement of this pass.
+
+        Args:
+            log_prob: of held-out pixels, shape (n,).
+        """
+        kept = log_prob.detach().double()
+        self.held_sum -= kept.sum().item()
+        self.held_square += kept.square().sum().item()
+        self.held_count += len(kept)
+
+    def keep_best(self) -> None:
+        """Remember the parameters of this moment."""
+        self.best = {name: copy.deepcopy(module.state_dict()) for name, module in self.modules.items()}
+
+    def restore_best(self) -> None:
+        """Go back to the best parameters, if any were kept."""
+        for name, values in self.best.items():
+            self.modules[name].load_state_dict(values)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return tensors and plain values that :meth:`load_state_dict` takes, from which the fit can go on."""
+        if self.interrupted is not None:
+            return self.interrupted
+        return {
+            **{name: module.state_dict() for name, module in self.modules.items()},
+            "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
+            "generator": self.generator.get_state(),
+            **{name: copy.copy(getattr(self, name)) for name in _POSITION},
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take the values of :meth:`state_dict`."""
+        for name, module in self.modules.items():
+            module.load_state_dict(state[name])
+        for optimiser, values in zip(self.optimisers, state["optimisers"], strict=True):
+            optimiser.load_state_dict(values)
+        self.generator.set_state(state["generator"])
+        for name in _POSITION:
+            setattr(self, name, copy.deepcopy(state[name]))

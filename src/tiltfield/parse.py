@@ -1,0 +1,73 @@
+"""Values that are written as text: tilts, blurs, words or numbers."""
+
+from __future__ import annotations
+
+import math
+
+
+def parse_tilts(text: str) -> list[float]:
+    """Return the tilts of ``first:last:step`` in degrees.
+
+    Args:
+        text: e.g. "-50:50:1.5", which ends at 49.
+
+    Raises:
+        ValueError: if it is not three numbers, the step does not lead from first to last, or a tilt is beyond ±89°.
+    """
+    parts = text.split(":")
+    try:
+        first, last, step = (float(p) for p in parts)
+    except ValueError:
+        raise ValueError(f"expected first:last:step in degrees such as -50:50:1.5, got '{text}'") from None
+    if not all(math.isfinite(v) for v in (first, last, step)):
+        raise ValueError(f"tilts must be finite, got '{text}'")
+    if step == 0 or (last - first) / step < 1:
+        raise ValueError(f"the step of '{text}' does not lead from its first to its last tilt")
+    count = int((last - first) / step + 1e-6) + 1
+    if count > 1000:
+        raise ValueError(f"'{text}' makes {count} tilts: at most 1000")
+    tilts = [round(first + i * step, 6) for i in range(count)]
+    if max(abs(t) for t in tilts) > 89:
+        raise ValueError(f"tilts must lie within ±89°, got '{text}'")
+    return tilts
+
+
+def parse_defocus(text: str) -> tuple[str, float] | None:
+    """Return law and size of ``law:pixels``, or None for "none".
+
+    Args:
+        text: e.g. "linear:2": a standard deviation of 2 pixels at the steepest tilt, at the edge of the image.
+
+    Raises:
+        ValueError: if it is neither.
+    """
+    if text == "none":
+        return None
+    law, colon, pixels = text.partition(":")
+    try:
+        most = float(pixels)
+    except ValueError:
+        most = math.nan
+    if law not in ("linear", "paper") or not colon or not 0 < most <= 50:
+        raise ValueError("expected none, or linear:PIXELS or paper:PIXELS with 0 < PIXELS <= 50, e.g. linear:2")
+    return law, most
+
+
+def word_or_number(value: str, words: tuple[str, ...], unit: str) -> str:
+    """Return the text if it is one of some words or a number.
+
+    Args:
+        value: the text.
+        words: that are taken.
+        unit: of the number, for the message.
+
+    Raises:
+        ValueError: if it is neither.
+    """
+    if value in words:
+        return value
+    try:
+        float(value)
+    except ValueError:
+        raise ValueError(f"expected {', '.join(words)} or a number of {unit}") from None
+    return value
