@@ -5,8 +5,8 @@ import yaml
 from pydantic import ValidationError
 
 from tiltfield.config import ReconstructConfig, SimulateConfig, read_yaml
-from tiltfield.parse import parse_tilts
 from tiltfield.errors import InputError, nearest
+from tiltfield.parse import parse_tilts
 
 
 @pytest.mark.parametrize("model", [ReconstructConfig, SimulateConfig])

@@ -9,22 +9,27 @@ import torch
 from torch import Tensor
 
 SHARPNESS = 0.005  # Charbonnier's ε, in units of the typical density: small, so that edges stay sharp
-EDGE = 0.3  # gradients well above this count by their logarithm, so that strong edges are not flattened
+EDGE = 0.3  # gradients well above this count mostly by their logarithm, so that strong edges are not flattened
+FLOOR = 0.5  # share of the plain total variation beside that, so that no peak is for nothing
 
 
-def total_variation(slices: Tensor, scale: float, *, sharpness: float = SHARPNESS, edge: float = EDGE) -> Tensor:
-    """Return the mean concave 3D total variation κ·log(1 + g/κ), g = sqrt(|∇ρ/s|² + ε²) - ε.
+def total_variation(
+    slices: Tensor, scale: float, *, sharpness: float = SHARPNESS, edge: float = EDGE, floor: float = FLOOR
+) -> Tensor:
+    """Return the mean concave 3D total variation (κ·log(1 + g/κ) + φ·g) / (1 + φ), g = sqrt(|∇ρ/s|² + ε²) - ε.
 
-    For g ≪ κ this is the total variation of Rudin et al. (1992) in Charbonnier's form; large gradients cost only
-    their logarithm, as in reweighted total variation (Candès et al., 2008), which keeps the contrast of edges. Above
-    and below the slices is vacuum: without the step to it, a specimen that fills the box would cost less than one
-    that ends inside.
+    For g ≪ κ this is the total variation of Rudin et al. (1992) in Charbonnier's form; large gradients cost little
+    more than their logarithm, as in reweighted total variation (Candès et al., 2008), which keeps the contrast of
+    edges. With the logarithm alone a peak of noise on the densest parts costs next to nothing, and they overshoot
+    (docs/log.md). Above and below the slices is vacuum: without the step to it, a specimen that fills the box would cost
+    less than one that ends inside.
 
     Args:
         slices: density of adjacent slices, shape (y, z, x), at least 2 along x; one alone counts as its own neighbour.
         scale: s, typical density, > 0.
         sharpness: ε, > 0.
         edge: κ, > 0; infinity gives the plain total variation.
+        floor: φ, ≥ 0.
 
     Returns:
         scalar ≥ 0, mean over the voxels that have a neighbour on each axis.
@@ -35,7 +40,9 @@ def total_variation(slices: Tensor, scale: float, *, sharpness: float = SHARPNES
     square = (r[1:, :-1, :-1] - inner).square()
     square = square + (r[:-1, 1:, :-1] - inner).square() + (r[:-1, :-1, 1:] - inner).square()
     gradient = torch.sqrt(square + sharpness**2) - sharpness
-    return (gradient if math.isinf(edge) else edge * torch.log1p(gradient / edge)).mean()
+    if math.isinf(edge):
+        return gradient.mean()
+    return (edge * torch.log1p(gradient / edge) + floor * gradient).mean() / (1 + floor)
 
 
 def margin_density(slices: Tensor, scale: float, margin: int) -> Tensor:
