@@ -22,6 +22,7 @@ def paper(
     seeds: int | None = None,
     budget: float | None = None,
     steps: int | None = None,
+    rows: Annotated[str, Parameter(show_default=False)] = "",
     device: Device = "auto",
     quick: _Switch = False,
     quiet: _Switch = False,
@@ -38,6 +39,7 @@ def paper(
         seeds: number of cells; 3 if not given
         budget: seconds for each fit of a model of the paper, of which tiltfield gets a tenth; 480 if not given
         steps: steps of each fit of a model of the paper; then there is no limit on time unless budget is given
+        rows: run only rows with this in their title, such as tiltfield
         device: where to compute
         quick: 32 voxels, one cell and 8 seconds where nothing else is given
         quiet: print nothing but the tables
@@ -52,7 +54,7 @@ def paper(
     tables = []
     try:
         with Screen(quiet=quiet) as screen:
-            tables = list(run_studies(names, out, options, screen))
+            tables = list(run_studies(names, out, options, screen, rows))
     except KeyboardInterrupt:
         print(f"stopped: {out} holds what is done; go on with the same command")
         raise SystemExit(_STOPPED) from None

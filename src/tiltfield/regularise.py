@@ -21,8 +21,8 @@ def total_variation(
     For g ≪ κ this is the total variation of Rudin et al. (1992) in Charbonnier's form; large gradients cost little
     more than their logarithm, as in reweighted total variation (Candès et al., 2008), which keeps the contrast of
     edges. With the logarithm alone a peak of noise on the densest parts costs next to nothing, and they overshoot
-    (docs/log.md). Above and below the slices is vacuum: without the step to it, a specimen that fills the box would cost
-    less than one that ends inside.
+    (docs/log.md). Above and below the slices is vacuum: without the step to it, a specimen that fills the box would
+    cost less than one that ends inside.
 
     Args:
         slices: density of adjacent slices, shape (y, z, x), at least 2 along x; one alone counts as its own neighbour.

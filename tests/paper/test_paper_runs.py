@@ -2,17 +2,20 @@
 
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+import tiltfield
+from tiltfield.errors import InputError
 from tiltfield.observe import Observer
 from tiltfield.paper import study as study_module
 from tiltfield.paper.apart import NotRunError
 from tiltfield.paper.comparison import run_studies
 from tiltfield.paper.options import Options
 from tiltfield.paper.rows import NAMES, STUDIES
-from tiltfield.paper.study import Runner
+from tiltfield.paper.store import hash_sources
 from tiltfield.paper.table import NOISE_COLUMNS, VOLUME_COLUMNS, as_markdown, row_report
 
 SIZE = 16
@@ -190,7 +193,25 @@ def test_published_figures_stand_beside(fits, out):
 
 def test_results_say_which_source_made_them(fits, out):
     run(out, "losses", seeds=1)
-    source = Runner(out, Options(SIZE, 1, 1.0), Observer())._source
+    source = hash_sources(Path(tiltfield.__file__).parent)
     assert report_of(out, "losses")["sources"] == [source]
     lines = [json.loads(line) for line in (out / "results.jsonl").read_text().splitlines()]
     assert all(source not in json.dumps(line["key"]) for line in lines)
+
+
+def test_only_the_rows_asked_for_are_run_and_the_table_has_what_else_is_there(out, fits):
+    list(run_studies(["main"], out, Options(SIZE, 1, 1.0), Observer(), "tiltfield"))
+    assert [settings.get("method") for _, _, settings in fits.asked] == [None]
+    text = list(run_studies(["main"], out, Options(SIZE, 1, 1.0), Observer(), "sirt"))[0]
+    assert [settings.get("method") for _, _, settings in fits.asked] == [None, "sirt", "sirt", "sirt"]
+    assert "not run" not in next(line for line in text.splitlines() if line.startswith("| tiltfield"))
+    with pytest.raises(InputError, match="has 'nothing' in its title"):
+        list(run_studies(["main"], out, Options(SIZE, 1, 1.0), Observer(), "nothing"))
+
+
+def test_the_table_says_how_long_fits_may_take(out, fits):
+    by_time = list(run_studies(["losses"], out, Options(SIZE, 1, 7.0), Observer()))[0]
+    by_steps = list(run_studies(["losses"], out, Options(SIZE, 1, None, 30), Observer()))[0]
+    assert "at most 7 s a fit" in by_time
+    assert "30 steps" in by_steps
+    assert "at most" not in by_steps

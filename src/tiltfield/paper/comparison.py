@@ -17,7 +17,9 @@ from tiltfield.paper.table import Report, as_markdown
 from tiltfield.runfolder import as_json
 
 
-def run_studies(names: Sequence[str], folder: Path, options: Options, observer: Observer) -> Iterator[str]:
+def run_studies(
+    names: Sequence[str], folder: Path, options: Options, observer: Observer, only: str = ""
+) -> Iterator[str]:
     """Run studies; what is there already, of any study in the folder, is not run again.
 
     A study that is interrupted leaves its table of what there is.
@@ -27,6 +29,7 @@ def run_studies(names: Sequence[str], folder: Path, options: Options, observer: 
         folder: gets NAME.md, NAME.json and NAME.png of each study, and keeps results.jsonl, volumes and cells.
         options: the set-up.
         observer: told of everything.
+        only: run no rows but those with this in their title; the tables have what else is there.
 
     Yields:
         the table of each study, Markdown.
@@ -36,17 +39,19 @@ def run_studies(names: Sequence[str], folder: Path, options: Options, observer: 
     """
     _make(folder)
     runner, noise = Runner(folder, options, observer), NoiseRunner(folder, options, observer)
-    units = [unit for name in names if name in STUDIES for unit in runner.units(STUDIES[name])]
+    units = [unit for name in names if name in STUDIES for unit in runner.units(STUDIES[name], only)]
+    if only and not units and NOISE_STUDY not in names:
+        raise InputError(f"no row of {', '.join(names)} has '{only}' in its title; the tables name all rows")
     expected = [runner.expected(unit) for unit in runner.missing(units)]
     expected += [EXPECTED_SECONDS] * (len(noise.missing()) if NOISE_STUDY in names else 0)
     meter = Meter(expected, observer)
     for name in names:
-        yield _noise(noise, meter) if name == NOISE_STUDY else _volumes(name, runner, meter)
+        yield _noise(noise, meter) if name == NOISE_STUDY else _volumes(name, runner, meter, only)
 
 
-def _volumes(name: str, runner: Runner, meter: Meter) -> str:
+def _volumes(name: str, runner: Runner, meter: Meter, only: str) -> str:
     try:
-        for unit in runner.missing(runner.units(STUDIES[name])):
+        for unit in runner.missing(runner.units(STUDIES[name], only)):
             if runner.run(unit, meter):
                 meter.finish(runner.expected(unit))
             _write(runner.folder, runner.report(name))

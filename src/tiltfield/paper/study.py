@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 import tiltfield
+from tiltfield.config import ReconstructConfig
 from tiltfield.observe import Observer
 from tiltfield.paper.apart import NotRunError, fit_apart
 from tiltfield.paper.cells import array, cell_folder
@@ -19,9 +20,9 @@ from tiltfield.paper.options import Options, cell, fit_settings, key_of
 from tiltfield.paper.rows import STUDIES, Row, Settings, Study
 from tiltfield.paper.store import Figures, Key, Store, hash_sources, key_name
 from tiltfield.paper.table import Report, row_report
+from tiltfield.reconstruct import forecast
 from tiltfield.runfolder import atomic
 
-CLASSICAL_SECONDS = 10.0  # that a fit without a limit on its time is taken to last
 QUIET_SECONDS = 5.0  # before the making of a cell is shown
 START_SECONDS = 8.0  # to start a process, and to measure what it made
 IMAGES = (
@@ -94,15 +95,15 @@ class Runner:
         self.store = Store(folder)
         self.reasons: dict[str, str] = {}
         self._refused: dict[str, str] = {}
-        self._source = hash_sources(Path(tiltfield.__file__).parent)
 
-    def units(self, study: Study) -> list[Unit]:
-        """Return all fits of a study, those of the first cell first."""
+    def units(self, study: Study, only: str = "") -> list[Unit]:
+        """Return all fits of a study, those of the first cell first; `only` of rows with this in their title."""
         return [
             Unit(row, settings, seed, key_of(row, settings, self.options, seed))
             for seed in range(self.options.seeds)
             for row in study.rows
             for settings in row.variants
+            if only.lower() in row.title.lower()
         ]
 
     def missing(self, units: Iterable[Unit]) -> list[Unit]:
@@ -112,8 +113,9 @@ class Runner:
 
     def expected(self, unit: Unit) -> float:
         """Return the seconds that a unit is taken to last."""
-        limit = self.options.limit(unit.settings.get("method", "neural"))
-        return START_SECONDS + (CLASSICAL_SECONDS if limit is None else limit)
+        config = ReconstructConfig.parse(fit_settings(unit.settings, self.options, unit.seed), "settings")
+        tilts = len(cell(self.options, unit.seed).angles_deg)
+        return START_SECONDS + forecast((tilts, self.options.size, self.options.size), config).seconds
 
     def run(self, unit: Unit, meter: Meter) -> bool:
         """Run a unit, note what keeps it from running, and return False if that was known already."""
@@ -135,6 +137,7 @@ class Runner:
     def _fit(self, unit: Unit, meter: Meter, words: str) -> tuple[Figures, np.ndarray]:
         kept = self.cell(unit.row, unit.seed)
         expected = self.expected(unit)
+        source = hash_sources(Path(tiltfield.__file__).parent)  # of now: a study may last longer than an edit
         meter.show(words, 0.0)
         figures, volume = fit_apart(
             kept,
@@ -143,7 +146,7 @@ class Runner:
             self.folder,
             lambda done: meter.show(words, min(1.0, done) * expected),
         )
-        return figures | {"source": self._source}, volume
+        return figures | {"source": source}, volume
 
     def cell(self, row: Row, seed: int) -> Path:
         """Return the folder of the cell that a row sees, simulated if need be."""

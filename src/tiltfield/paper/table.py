@@ -121,8 +121,11 @@ def as_markdown(report: Report) -> str:
 
 def _head(report: Report) -> str:
     o = report["options"]
-    limits = [f"at most {o['budget']:g} s a fit of the paper's models, a tenth of it for tiltfield"] * bool(o["budget"])
-    limits += [f"{o['steps']} steps of the paper's models"] * bool(o["steps"])
+    limits = []
+    if o["budget"]:
+        limits.append(f"at most {o['budget']:g} s a fit of the paper's models, a tenth of it for tiltfield")
+    if o["steps"]:
+        limits.append(f"{o['steps']} steps of the paper's models")
     made_by = "; ".join(f"tiltfield source {source}" for source in report["sources"])
     parts = [
         f"{report['origin']} of the paper",
