@@ -202,7 +202,7 @@ def test_results_say_which_source_made_them(fits, out):
 def test_only_the_rows_asked_for_are_run_and_the_table_has_what_else_is_there(out, fits):
     list(run_studies(["main"], out, Options(SIZE, 1, 1.0), Observer(), "tiltfield"))
     assert [settings.get("method") for _, _, settings in fits.asked] == [None]
-    text = list(run_studies(["main"], out, Options(SIZE, 1, 1.0), Observer(), "sirt"))[0]
+    (text,) = run_studies(["main"], out, Options(SIZE, 1, 1.0), Observer(), "sirt")
     assert [settings.get("method") for _, _, settings in fits.asked] == [None, "sirt", "sirt", "sirt"]
     assert "not run" not in next(line for line in text.splitlines() if line.startswith("| tiltfield"))
     with pytest.raises(InputError, match="has 'nothing' in its title"):
@@ -210,8 +210,8 @@ def test_only_the_rows_asked_for_are_run_and_the_table_has_what_else_is_there(ou
 
 
 def test_the_table_says_how_long_fits_may_take(out, fits):
-    by_time = list(run_studies(["losses"], out, Options(SIZE, 1, 7.0), Observer()))[0]
-    by_steps = list(run_studies(["losses"], out, Options(SIZE, 1, None, 30), Observer()))[0]
+    (by_time,) = run_studies(["losses"], out, Options(SIZE, 1, 7.0), Observer())
+    (by_steps,) = run_studies(["losses"], out, Options(SIZE, 1, None, 30), Observer())
     assert "at most 7 s a fit" in by_time
     assert "30 steps" in by_steps
     assert "at most" not in by_steps
