@@ -24,7 +24,19 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "src" / "tiltfield"
 # What no reconstruction and no measure depends on: changes there leave results valid.
 OUTSIDE = (
-    *("cli.py", "cli_noise.py", "cli_paper.py", "paper", "demo.py", "run.py", "runfolder.py", "report", "io"),
+    *(
+        "cli.py",
+        "cli_paths.py",
+        "cli_noise.py",
+        "cli_denoise.py",
+        "cli_paper.py",
+        "paper",
+        "demo.py",
+        "run.py",
+        "runfolder.py",
+        "report",
+        "io",
+    ),
     *("judge.py", "traits.py"),
     *("noise/file.py", "noise/learn.py", "noise/pairs.py", "noise/poisson.py", "noise/repeats.py", "noise/restore.py"),
     "noise/sources.py",

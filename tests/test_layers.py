@@ -13,7 +13,7 @@ LAYERS = """
     projector fields contrast defocus noise regularise problem schedule fitstate fit plan coarse
     rehearsal rays published neural classical denoise
     metrics views traits judge simulate reconstruct evaluate report runfolder run demo paper
-    cli_noise cli_denoise cli_paper cli
+    cli_paths cli_noise cli_denoise cli_paper cli
 """
 ORDER = LAYERS.split()
 # Conveniences that look upwards when called, never when imported: Volume.load and Volume.save read and write files.

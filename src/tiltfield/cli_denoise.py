@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 from pydantic import create_model
 
-from tiltfield.cli_noise import _free as free
+from tiltfield.cli_paths import free
 from tiltfield.config import DenoiseConfig, DenoiserName
 from tiltfield.errors import InputError
 

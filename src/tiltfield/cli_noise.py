@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import App, Parameter
 
+from tiltfield.cli_paths import free
 from tiltfield.config import NoiseConfig, NoiseRunConfig
 from tiltfield.errors import InputError, nearest
 
@@ -58,7 +59,7 @@ def fit(
     from tiltfield.report import Screen
 
     settings = flags or NoiseConfig()
-    _free(out, overwrite)
+    free(out, overwrite)
     with Screen(quiet=quiet) as screen:
         _threads(settings)
         source = _one_source(clean, noisy, repeats, "CLEAN NOISY", "--repeats")
@@ -170,7 +171,7 @@ def sample(
     noise, raw = load_noise(model), load_frames(clean)
     angles = None if raw.angles_deg is None else out.with_suffix(".rawtlt")
     for path in (out, angles):
-        _free(path, overwrite)
+        free(path, overwrite)
     images = cropped(raw.images.astype(np.float32), settings.crop)
     check_images(images, "clean")
     generator = torch.Generator().manual_seed(settings.seed)
@@ -271,17 +272,6 @@ def _say_scan(screen: Screen, pairs: Pairs) -> None:
 
 
 # ---- output --------------------------------------------------------------------------------------------------------
-
-
-def _free(path: Path | None, overwrite: bool) -> None:
-    if path is None:
-        return
-    if path.is_dir():
-        raise InputError(f"{path} is a folder: give the name of a file to write")
-    if path.exists() and not overwrite:
-        raise InputError(f"{path} is there already: choose another name or give --overwrite")
-    if not path.absolute().parent.is_dir():
-        raise InputError(f"cannot write {path}: the folder {path.absolute().parent} does not exist; make it first")
 
 
 def _free_folder(folder: Path, overwrite: bool) -> None:

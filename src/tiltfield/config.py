@@ -105,17 +105,30 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return values
 
 
-class ReconstructConfig(_Config):
-    """Settings of `tiltfield reconstruct`."""
+class SeriesConfig(_Config):
+    """How a tilt series is read, and on what it is computed."""
 
     angles: Path | None = Field(
         None, description="file of tilt angles in degrees, one a line (.rawtlt, .tlt) or an .mdoc"
     )
     tilt_axis: str = Field("y", description="tilt axis in the image: y (vertical), x (horizontal), or degrees from y")
-    mode: Mode = Field("auto", description="contrast: bright field, HAADF, or told from the data")
     pixel_size_nm: float | None = Field(None, gt=0, description="pixel size in nm; overrides the file's")
     bin: int = Field(1, ge=1, description="average blocks of this many pixels first")
 
+    threads: int | None = Field(None, ge=1, description="CPU threads; all cores if not given")
+    device: Device = Field("auto", description="where to compute")
+    seed: int = Field(0, ge=0, description="seed of every random draw")
+
+    @field_validator("tilt_axis")
+    @classmethod
+    def _axis(cls, value: str) -> str:
+        return word_or_number(value, ("x", "y"), "degrees")
+
+
+class ReconstructConfig(SeriesConfig):
+    """Settings of `tiltfield reconstruct`."""
+
+    mode: Mode = Field("auto", description="contrast: bright field, HAADF, or told from the data")
     method: Method = Field("neural", description="neural field with a learned noise model, or another by name")
     field: FieldName = Field("hashgrid", description="what holds the density")
     noise: str = Field(
@@ -145,15 +158,6 @@ class ReconstructConfig(_Config):
 
     sirt_iterations: int = Field(30, ge=1, description="iterations of SIRT")
     wbp_filter: Literal["hann", "ram-lak"] = Field("hann", description="window of the WBP ramp filter")
-
-    threads: int | None = Field(None, ge=1, description="CPU threads; all cores if not given")
-    device: Device = Field("auto", description="where to compute")
-    seed: int = Field(0, ge=0, description="seed of every random draw")
-
-    @field_validator("tilt_axis")
-    @classmethod
-    def _axis(cls, value: str) -> str:
-        return word_or_number(value, ("x", "y"), "degrees")
 
     @field_validator("noise")
     @classmethod
@@ -318,21 +322,5 @@ class NoiseConfig(NoiseRunConfig):
     model: LearnedNoise = Field("scan-flow", description="noise model to fit")
 
 
-class DenoiseConfig(_Config):
+class DenoiseConfig(SeriesConfig):
     """Settings of `tiltfield denoise`."""
-
-    angles: Path | None = Field(
-        None, description="file of tilt angles in degrees, one a line (.rawtlt, .tlt) or an .mdoc"
-    )
-    tilt_axis: str = Field("y", description="tilt axis in the image: y (vertical), x (horizontal), or degrees from y")
-    pixel_size_nm: float | None = Field(None, gt=0, description="pixel size in nm; overrides the file's")
-    bin: int = Field(1, ge=1, description="average blocks of this many pixels first")
-
-    threads: int | None = Field(None, ge=1, description="CPU threads; all cores if not given")
-    device: Device = Field("auto", description="where to compute")
-    seed: int = Field(0, ge=0, description="seed of every random draw")
-
-    @field_validator("tilt_axis")
-    @classmethod
-    def _axis(cls, value: str) -> str:
-        return word_or_number(value, ("x", "y"), "degrees")
