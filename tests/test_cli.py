@@ -103,6 +103,28 @@ def test_flags_go_before_the_file_and_the_file_before_the_defaults(tiltfield, ca
     assert calls == [ReconstructConfig(seed=0, mode="bf")]
 
 
+@pytest.mark.parametrize(
+    ("filed", "flags"),
+    [
+        ("steps: 100", ["--method", "ours"]),
+        ("method: l2-blur+", ["--defocus", "linear:2"]),
+        ("method: ours-sup", ["--noise", "n.json"]),
+    ],
+)
+def test_whether_settings_fit_together_is_asked_of_file_and_flags_as_one(
+    tiltfield, calls, stack, tmp_path, filed, flags
+):
+    (tmp_path / "c.yaml").write_text(filed)
+    (tmp_path / "n.json").write_text("{}")
+    flags = [str(tmp_path / f) if f.endswith(".json") else f for f in flags]
+    words = ["reconstruct", stack, "--out", tmp_path / "run", "--config", tmp_path / "c.yaml"]
+    assert tiltfield(*words, *flags)[0] == 0
+    assert len(calls) == 1
+    code, _, error = tiltfield(*words[:2], "--out", tmp_path / "other", *words[4:])
+    assert (code, len(calls)) == (2, 1)
+    assert "Traceback" not in error
+
+
 def test_a_run_can_be_repeated_from_its_config(tiltfield, calls, stack, tmp_path):
     tiltfield("reconstruct", stack, "--out", tmp_path / "a", "--seed", 5)
     assert tiltfield("reconstruct", "--config", tmp_path / "a/config.yaml", "--out", tmp_path / "b")[0] == 0

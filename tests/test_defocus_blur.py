@@ -136,10 +136,6 @@ def test_widths_are_those_of_the_columns():
     defocus = Defocus.of("linear", 3.0, ANGLES, 20)
     expected = np.stack([blur_widths(20, math.radians(a), STEEPEST, 3.0) for a in ANGLES])
     np.testing.assert_allclose(defocus.widths, expected, rtol=1e-6)
-    tilt, column = torch.tensor([0, 3, 4, 2]), torch.tensor([0, 19, 7, 5])
-    at = defocus.widths_at(tilt, column - 9.5)
-    torch.testing.assert_close(at, defocus.widths[tilt, column])
-    assert defocus.widths_at(tilt[1:2], torch.tensor([4.75])).item() == pytest.approx(1.5)
 
 
 @pytest.mark.parametrize("law", LAWS)
@@ -166,7 +162,7 @@ def test_rays_drawn_at_random_average_to_the_blur(law):
     defocus = Defocus.of(law, sigma, np.array([60.0]), n)
     blurred = defocus.blur(wave[:, None], 0, 0)[:, 0]
     column = 12
-    width = defocus.widths_at(torch.tensor([0]), torch.tensor([column - 30.0]))
+    width = defocus.widths[0, column : column + 1]
     dy, du = sample_offsets(width.expand(draws), law, torch.Generator().manual_seed(4)).T
     seen = (ky * (30 + dy) + ku * (column + du)).cos()
     assert seen.mean().item() == pytest.approx(blurred[30, column].item(), abs=4 * seen.std().item() / draws**0.5)

@@ -12,7 +12,7 @@ import torch
 from tiltfield import neural
 from tiltfield.config import PUBLISHED, Explicit, Implicit, ReconstructConfig
 from tiltfield.errors import InputError
-from tiltfield.noise import NoiseFile, save_noise
+from tiltfield.noise import NoiseFile, Start, make_noise, save_noise
 from tiltfield.noise.paper import PaperFlow
 from tiltfield.observe import Observer
 from tiltfield.published import RECIPES, Scaled, hold_out_tilts, prepare
@@ -110,6 +110,34 @@ def test_a_known_noise_stays_what_it_is(cell, noise_file):
     assert all(torch.equal(begin[name], value) for name, value in result.state["fit"]["noise"].items())
 
 
+def test_of_noise_that_correlates_along_the_scan_rays_take_the_law_of_single_pixels(cell, tmp_path):
+    start = Start(0.02, 0.02, 0.0, 0.0, 1.0, torch.Generator().manual_seed(0))
+    model = make_noise("scan-flow", start)
+    save_noise(tmp_path / "scan.json", NoiseFile(model, 0.0, 1.0))
+    noise = prepared(cell().series(), method="ours-sup", noise=str(tmp_path / "scan.json"))[3].noise
+    assert noise.axis is None
+    observed, clean = torch.rand(2, 50, generator=torch.Generator().manual_seed(1))
+    torch.testing.assert_close(noise.log_prob(observed, clean)[[7, 3]], noise.log_prob(observed[[7, 3]], clean[[7, 3]]))
+
+
+def test_a_known_noise_need_not_know_the_extremes_of_noisy_images(cell, tmp_path):
+    save_noise(tmp_path / "n.json", NoiseFile(PaperFlow(0.5, generator=torch.Generator().manual_seed(0)), 0.0, 1.0))
+    series = cell(snr=0.15).series()
+    assert np.ptp(series.images) > 2.2  # of clean images between 0 and 1
+    prepared(series, method="ours-sup", noise=str(tmp_path / "n.json"))
+    save_noise(tmp_path / "far.json", NoiseFile(PaperFlow(0.5, generator=torch.Generator()), 5.0, 9.0))
+    with pytest.raises(InputError, match="fitted at intensities"):
+        prepared(series, method="ours-sup", noise=str(tmp_path / "far.json"))
+
+
+def test_a_series_whose_held_out_tilts_are_masked_is_refused(cell):
+    series = cell().series()
+    valid = np.ones(series.images.shape, bool)
+    valid[5::10] = False
+    with pytest.raises(InputError, match="every tenth tilt"):
+        prepared(replace(series, valid=valid), method="l2-noisy")
+
+
 def test_haadf_is_a_line_integral(cell):
     result = reconstruct(cell(mode="haadf").series(), method="l2-noisy", **(SMALL | {"mode": "haadf"}))
     assert result.metrics["gain"] > 0
@@ -162,6 +190,10 @@ def test_a_time_limit_compresses_the_schedule(cell):
         ({"method": "neural", "steps": 10}, "does not take steps"),
         ({"defocus": "linear"}, "linear:2"),
         ({"flow_layers": 3}, "multiple of 2"),
+        ({"flow_layers": 4, "noise": "gaussian"}, "has no flow_layers"),
+        ({"features": 4, "field": "voxels"}, "voxels have no features"),
+        ({"method": "explicit-l2", "reduced": True}, "does not take reduced"),
+        ({"method": "ours", "wbp_filter": "ram-lak"}, "does not take wbp_filter"),
     ],
 )
 def test_settings_that_mean_nothing_to_a_method_are_refused(settings, message):
@@ -175,3 +207,15 @@ def test_a_grid_of_512_voxels_is_forecast_to_fit_a_workstation():
     weighed = forecast(shape, ReconstructConfig(method="explicit-l2", tv_weight=0.05))
     assert 32 * 512**3 < plain.memory_bytes < weighed.memory_bytes < 20 * 2**30
     assert math.isfinite(plain.seconds)
+
+
+def test_forecasts_know_of_width_blur_and_denoising():
+    shape = (67, 96, 96)
+    plain, large = (forecast(shape, ReconstructConfig(features=n)) for n in (None, 64))
+    assert large.memory_bytes > 2 * plain.memory_bytes
+    assert large.seconds > plain.seconds
+    assert forecast(shape, ReconstructConfig(defocus="linear:8")).seconds > 1.5 * plain.seconds
+    narrow, wide = (forecast(shape, ReconstructConfig(method="ours", features=n)).seconds for n in (128, 256))
+    assert wide > 2 * narrow
+    sharp, denoised = (forecast(shape, ReconstructConfig(method=m)).seconds for m in ("wbp", "wbp-den"))
+    assert denoised > 10 + sharp

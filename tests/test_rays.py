@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from scipy.stats import kstest
+from scipy.stats import kstest, truncnorm
 
 from tiltfield.contrast import Contrast
 from tiltfield.defocus import Defocus
@@ -218,7 +218,7 @@ def test_held_out_tilts_have_no_say_in_the_descent_but_choose_the_best():
         state = make_state(guided())
         fit(problem, state, SCHEDULE, step=ray_step)
         runs.append(state)
-    assert len(runs[0].curve) == SCHEDULE.passes
+    assert len(runs[0].curve) == SCHEDULE.passes == runs[0].step / 5
     assert runs[0].curve != runs[1].curve
     assert runs[0].best_pass == 1 + min(range(4), key=runs[0].curve.__getitem__)
     last = [make_state(guided()) for _ in range(2)]
@@ -228,6 +228,17 @@ def test_held_out_tilts_have_no_say_in_the_descent_but_choose_the_best():
         for _ in range(5):
             ray_step(problem, state, SCHEDULE, 0.0)
     assert all(torch.equal(a, b) for a, b in zip(*(s.field.parameters() for s in last), strict=True))
+
+
+def test_states_are_looked_at_by_the_share_of_the_fit_that_is_done_and_at_its_end():
+    state, looks = make_state(guided()), []
+    fit(make_problem(), state, replace(SCHEDULE, total=19), lambda s, *_: looks.append(len(s.curve)), ray_step)
+    assert [looks.count(k) for k in range(5)] == [4, 5, 5, 4, 1]
+    hurried, clock = make_state(guided()), iter([0.0, 0.2, 0.4, 0.6, 0.8])
+    for done in clock:  # of a time limit that allows for five steps of twenty
+        ray_step(make_problem(), hurried, SCHEDULE, done)
+        hurried.curve += [0.0] * (not hurried.queue)
+    assert len(hurried.curve) == 3
 
 
 def test_the_rate_is_level_for_a_quarter_and_then_falls_in_a_line_to_a_hundredth():
@@ -270,16 +281,11 @@ def test_rays_of_blurred_pixels_scatter_as_the_blur_does_and_stay_in_the_image()
     assert (rays.u.abs() <= N / 2).all()
     assert (rays.y.abs() <= ROWS / 2).all()
     width = float(blur.widths[6, 9])
-    near = rays.u[(rays.u - sharp.u).abs() < 2]  # within the image the scatter is that of the kernel
-    assert kstest(((near - sharp.u) / width).numpy(), lambda t: _truncated(t, 2 / width)).statistic < 0.05
+    for place, centre, half in ((rays.u, sharp.u, N / 2), (rays.y, sharp.y, ROWS / 2)):
+        ends = [(side * half - float(centre)) / width for side in (-1, 1)]
+        assert kstest(((place - centre) / width).numpy(), truncnorm(*ends).cdf).statistic < 0.02
     middle = _blurred(problem, torch.full((10,), (2 * len(ANGLES) + 3) * N + 9), seeded(1))  # untilted: no blur
     torch.testing.assert_close(middle.u, sharp.u.expand(10))
-
-
-def _truncated(t, end):
-    from scipy.stats import truncnorm
-
-    return truncnorm.cdf(t, -end, end)
 
 
 @pytest.mark.parametrize("name", ["l1", "l2"])

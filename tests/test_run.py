@@ -191,6 +191,13 @@ def test_resuming_with_another_setting_names_it(fit, stack, tmp_path):
         go(None, tmp_path / "run", resume=True, seed=4)
 
 
+def test_what_fits_together_is_asked_of_given_and_recorded_settings_as_one(fit, stack, tmp_path):
+    fit.interrupt_at = 5
+    go(stack, tmp_path / "run", method="l2-blur+", defocus="linear:2")
+    fit.interrupt_at = None
+    assert go(None, tmp_path / "run", resume=True, method="l2-blur+").config.defocus == "linear:2"
+
+
 def test_resuming_with_the_same_or_a_harmless_setting_is_accepted(fit, stack, tmp_path):
     fit.interrupt_at = 5
     go(stack, tmp_path / "run", seed=3)

@@ -113,7 +113,7 @@ def reconstruct(
     from tiltfield.runfolder import take_series
 
     named, values = take_series(read_yaml(config) if config else {}, str(config))
-    settings = _merge(ReconstructConfig, values, str(config), flags)
+    settings = _merge(_ReconstructFlags, values, str(config), flags)
     request = Request(out, series or named, settings, resume=resume, overwrite=overwrite)
     with Screen(quiet=quiet) as screen:
         result = run(request, screen)
@@ -143,7 +143,7 @@ def simulate(
     from tiltfield.simulate.acquisition import simulate as simulate_series
     from tiltfield.simulate.dataset import FILES
 
-    values = _merge(SimulateConfig, read_yaml(config) if config else {}, str(config), flags)
+    values = _merge(_SimulateFlags, read_yaml(config) if config else {}, str(config), flags)
     settings = SimulateConfig.parse(values, "settings")
     present = [name for name in FILES if (out / name).exists()]
     if present and not overwrite:
@@ -272,7 +272,7 @@ def _given(flags: BaseModel | None) -> dict[str, Any]:
 def _merge(
     model: type[ReconstructConfig | SimulateConfig], values: dict[str, Any], source: str, flags: BaseModel | None
 ) -> dict[str, Any]:
-    """Return the settings of a file, found good by themselves, with flags over them."""
+    """Return the settings of a file, each found good by itself, with flags over them."""
     model.parse(values, source)
     return values | _given(flags)
 

@@ -25,6 +25,7 @@ NOISE_NAMES = (
     *("auto", "flow", "scan-flow", "flow-paper"),
     *("poisson-gaussian", "scan-poisson-gaussian", "gaussian", "l2", "l1"),
 )
+FLOWS = ("auto", "flow", "scan-flow", "flow-paper")
 NOISE_LAWS = ("poisson-gaussian", "gaussian", "none")  # of the simulation
 LearnedNoise = Literal["gaussian", "poisson", "poisson-gaussian", "flow-paper", "flow", "scan-flow"]
 DEFAULT_SNR = 0.7
@@ -138,11 +139,11 @@ class ReconstructConfig(SeriesConfig):
     max_time: float | None = Field(None, gt=0, description="seconds the whole run may take")
     thickness: str = Field("auto", description="extent of the specimen along the beam in nm, or auto")
     tv_weight: float | None = Field(
-        None, ge=0, description="weight of the total variation; chosen from the data if not given"
+        None, ge=0, description="weight of the total variation; if not given, chosen from the data (explicit grids: 0)"
     )
 
     defocus: str = Field(
-        "none", description="blur of the images: none, or linear:PIXELS or paper:PIXELS at the steepest tilt's edge"
+        "none", description="blur of the binned images: none, or linear:PIXELS or paper:PIXELS at the steepest edge"
     )
     features: int | None = Field(
         None, ge=1, le=1024, description="width of the network; of the grid, features a node; its own if not given"
@@ -190,6 +191,10 @@ class ReconstructConfig(SeriesConfig):
             raise ValueError("method l2-blur+ needs to know the blur: give defocus, e.g. linear:2")
         if method == "ours-sup" and self.noise in NOISE_NAMES:
             raise ValueError("method ours-sup needs a fitted noise model: give noise, a file of tiltfield noise fit")
+        if self.features is not None and self.field == "voxels":
+            raise ValueError("voxels have no features: leave them out, or take the field hashgrid or mlp")
+        if self.flow_layers is not None and method == "neural" and self.noise not in FLOWS:
+            raise ValueError(f"noise {self.noise} has no flow_layers: leave them out, or take {', '.join(FLOWS)}")
         for name, takers in _TAKEN_BY.items():
             if name in given and getattr(self, name) != type(self).model_fields[name].default and method not in takers:
                 raise ValueError(f"method {method} does not take {name}: leave it out, or use {', '.join(takers)}")
@@ -203,7 +208,9 @@ _TAKEN_BY: dict[str, tuple[str, ...]] = {
     "tv_weight": (*_OURS, *get_args(Explicit)),
     "features": ("neural", *get_args(Implicit)),
     "flow_layers": ("neural", "ours", "explicit-ours"),
-    **dict.fromkeys(("steps", "reduced"), PUBLISHED),
+    "steps": PUBLISHED,
+    "reduced": get_args(Implicit),
+    **dict.fromkeys(("sirt_iterations", "wbp_filter"), _OURS),
     "denoiser": DENOISED,
 }  # the methods that a setting means something to
 

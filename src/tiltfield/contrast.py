@@ -17,6 +17,7 @@ from tiltfield.series import TiltSeries
 
 ContrastMode = Literal["bf", "haadf"]
 
+DEPTH = 7.0  # I = exp(-7 ∫ρ dl) over a box [-1, 1]: the optical depth of the paper's images (Kniesel et al., CVPR 2022)
 _CENTRE = 0.3  # share of the columns around the tilt axis in which a slab fills the view at every tilt
 _DARK_OFFSET = -0.04  # offset, from the darkest level, in units of the range, where nothing better is known
 _NO_VACUUM = 2.5  # a free gain must explain the means so many times better before vacuum counts as not in view

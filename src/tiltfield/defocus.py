@@ -79,6 +79,16 @@ def blur_widths(n: int, angle: float, steepest: float, most: float) -> np.ndarra
     return most * abs(math.tan(angle)) / math.tan(abs(steepest)) * distance
 
 
+def halo_of(law: str, most: float) -> int:
+    """Return how many rows a blur reaches to each side.
+
+    Args:
+        law: name of the kernel, of `KERNELS`.
+        most: largest standard deviation, pixels.
+    """
+    return math.ceil(CUT[law] * most)
+
+
 class Defocus(nn.Module):
     """The blur of every pixel of a series by the kernel of its own column and tilt, differentiable in the images.
 
@@ -93,7 +103,6 @@ class Defocus(nn.Module):
     """
 
     widths: Tensor
-    _slopes: Tensor  # σ over the distance from the axis, shape (tilt,)
     _order: Tensor  # tilts, steepest first: those that a shift concerns come first
     _back: Tensor  # where each tilt is in that order
     _rows: Tensor  # profiles along rows, shape (tilt in order, Δy ≥ 0, rank, col)
@@ -111,15 +120,14 @@ class Defocus(nn.Module):
         widest = widths.max(axis=1)
         order = np.argsort(-widest, kind="stable")
         reach = np.ceil(CUT[law] * widest[order]).astype(int)  # rows that the kernels of each tilt reach
-        self.halo = int(reach[0])
+        self.halo = halo_of(law, float(widest.max()))
         self._concerned = [int((reach >= d).sum()) for d in range(self.halo + 1)]
         profiles = _profiles(law, widths[order], self.halo) * (np.arange(self.halo + 1) <= reach[:, None, None])
         bands, rows, tails = _weights(profiles)
         self._spans = [(f"_band_{i}", seen, blurred) for i, (seen, blurred, _) in enumerate(bands)]
         for (name, *_), (*_, matrix) in zip(self._spans, bands, strict=True):
             self._keep(name, matrix)
-        slopes = widest / max((widths.shape[1] - 1) / 2, 0.5)
-        for name, values in {"widths": widths, "_slopes": slopes, "_rows": rows, "_tails": tails}.items():
+        for name, values in {"widths": widths, "_rows": rows, "_tails": tails}.items():
             self._keep(name, values)
         self.register_buffer("_order", torch.from_numpy(order), persistent=False)
         self.register_buffer("_back", torch.from_numpy(np.argsort(order)), persistent=False)
@@ -168,18 +176,6 @@ class Defocus(nn.Module):
             shape (row - before - after, tilt, col).
         """
         return _Blur.apply(images, before, after, self)
-
-    def widths_at(self, tilt: Tensor, u: Tensor) -> Tensor:
-        """Return σ at some points of the images.
-
-        Args:
-            tilt: indices, integers, shape (n,).
-            u: centred column coordinates, pixels, shape (n,).
-
-        Returns:
-            pixels, shape (n,).
-        """
-        return self._slopes[tilt] * u.abs()
 
     def _apply_map(self, images: Tensor, before: int, after: int) -> Tensor:
         ordered = images[:, self._order].transpose(0, 1)  # (tilt, row, col)
@@ -329,14 +325,16 @@ def sample_offsets(widths: Tensor, law: str, generator: torch.Generator) -> Tens
     Args:
         widths: σ, pixels, shape (n,).
         law: name of the kernel, of `KERNELS`.
-        generator: source of randomness, on the device of the widths.
+        generator: source of randomness.
 
     Returns:
         (Δy, Δu), pixels, shape (n, 2).
     """
-    where, count = widths.device, len(widths)
+    count, where = len(widths), generator.device
     if law == "linear":
-        return widths[:, None] * torch.randn(count, 2, generator=generator, dtype=widths.dtype, device=where)
-    first, second, turn = torch.rand(3, count, generator=generator, dtype=widths.dtype, device=where)
+        normal = torch.randn(count, 2, generator=generator, dtype=widths.dtype, device=where)
+        return widths[:, None] * normal.to(widths.device)
+    uniform = torch.rand(3, count, generator=generator, dtype=widths.dtype, device=where)
+    first, second, turn = uniform.to(widths.device)
     length = -KERNELS[law].scale * widths * (torch.log1p(-first) + torch.log1p(-second))
     return length[:, None] * torch.stack([torch.sin(2 * math.pi * turn), torch.cos(2 * math.pi * turn)], dim=1)

@@ -32,7 +32,7 @@ TRUST_FROM, TRUST_ALL = 0.1, 0.5  # share of a fit from which, and by which, it 
 EMPTY = 0.5  # cost of density where there is believed to be none, against that of as steep a gradient
 
 
-DIVERGED_ADVICE = "try another --seed or --noise gaussian"
+DIVERGED_ADVICE = "try another --seed, or method neural with --noise gaussian"
 
 
 class Outcome(Enum):

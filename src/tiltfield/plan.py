@@ -236,13 +236,14 @@ def new_noise(plan: Plan, noise: str, generator: torch.Generator, n_layers: int 
     return model
 
 
-def fitted_noise(plan: Plan, path: str, axis: int) -> NoiseModel:
+def fitted_noise(plan: Plan, path: str, axis: int, seen: tuple[float, float] | None = None) -> NoiseModel:
     """Return a fitted noise model in the fit's units, frozen; it is told how this series was recorded.
 
     Args:
         plan: levels and recording.
         path: a file of `tiltfield noise fit`.
         axis: dimension of (row, tilt, col) that is the scan's.
+        seen: range of the clean images, in the units of the series; that of the plan if None.
 
     Raises:
         InputError: if the file cannot be used, holds for other intensities than the images have, or is a Poisson model.
@@ -253,11 +254,12 @@ def fitted_noise(plan: Plan, path: str, axis: int) -> NoiseModel:
             f"{path} holds a Poisson model, for which pixels below its offset cannot be, so that a fit has nothing "
             "to go by; use poisson-gaussian, flow or scan-flow"
         )
-    shared = min(noise.high, plan.high) - max(noise.low, plan.low)
-    if shared < SHARED * (plan.high - plan.low):
+    low, high = seen or (plan.low, plan.high)
+    shared = min(noise.high, high) - max(noise.low, low)
+    if shared < SHARED * (high - low):
         raise InputError(
             f"{path} was fitted at intensities from {noise.low:.5g} to {noise.high:.5g}, the images have "
-            f"{plan.low:.5g} to {plan.high:.5g}: fit it to frames recorded and scaled like the series"
+            f"{low:.5g} to {high:.5g}: fit it to frames recorded and scaled like the series"
         )
     span = plan.high - plan.low
     model = noise.model.rescaled(1 / span, -plan.low / span).requires_grad_(False)

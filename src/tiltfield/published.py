@@ -1,17 +1,17 @@
 """The methods of the paper, as published, scaled to the size of the images by one rule.
 
-Images are scaled to [0, 1] by their extremes, the box is a cube seen as [-1, 1]³, and I = exp(-7 ∫ρ dl) with ρ in
-[0, 1]; gain and offset are not fitted (HAADF, which the paper does not have: I = ∫ρ dl). Every tenth tilt is held
-out and chooses the best state. What the paper gives for 1000³ voxels and 67 tilts holds for s = (image width) / 1000
-thus:
+Images are scaled to [0, 1] by their extremes, the box, as deep as the images are wide, is seen as [-1, 1]³, and
+I = exp(-7 ∫ρ dl) with ρ in [0, 1]; gain and offset are not fitted (HAADF, which the paper does not have: I = ∫ρ dl).
+Every tenth tilt is held out and chooses the best state. What the paper gives for 1000³ voxels and 67 tilts holds for
+s = (image width) / 1000 thus:
 
     octaves     10 + log₂ s of the encoding, 5 + log₂ s of the coarse network's, at least 2: the shortest wave
-                stays 4 pixels long
+                stays about 2 pixels long
     samples     64 s stratified and 128 s drawn along a ray, at least 8 and 16: they stay as many pixels apart
     rays        four parts of 512 s a step, at least 128
-    steps       as many visits to every pixel: 400,000 · (pixels / 67·10⁶) · (2048 / rays a step)
+    steps       as many visits to every pixel: 400,000 · (pixels / 67·10⁶) · (2048 / rays a step), at least 101
     rates       times 400,000 / steps, since fewer steps have to lead as far; of a network at most 5e-4, NeRF's own,
-                of a flow at most 5e-3
+                of a flow at most 5e-3, of a grid at most 0.02
 
 Everything else is as published: two networks of 9 and 3 hidden layers, Adam at 5e-5 that falls in a line to 1/100 after
 a quarter of the steps, the flow by gradient descent at 5e-5 with momentum 0.9 and weight decay 1e-3, squared error for
@@ -30,13 +30,15 @@ from typing import Any
 import torch
 
 from tiltfield.config import ReconstructConfig
-from tiltfield.contrast import Contrast, ContrastMode
+from tiltfield.contrast import DEPTH, Contrast, ContrastMode, clean_range
+from tiltfield.errors import InputError
 from tiltfield.fields.base import Box, Field
 from tiltfield.fields.guided import Guided
 from tiltfield.fields.voxels import Explicit
 from tiltfield.fit import FitState
 from tiltfield.noise import NoiseModel
-from tiltfield.plan import Plan, first_plan, make_problem, new_noise
+from tiltfield.noise.scan import Scan
+from tiltfield.plan import Plan, first_plan, fitted_noise, make_problem, new_noise
 from tiltfield.problem import Problem
 from tiltfield.rays import RaySchedule, plain_loss
 from tiltfield.schedule import block_size
@@ -45,9 +47,9 @@ from tiltfield.series import TiltSeries
 SIZE, STEPS, PIXELS = 1000, 400_000, 67e6  # of the paper: image width, steps, pixels of the series
 RAYS, PARTS, SAMPLES, OCTAVES = 512, 4, (64, 128), (5, 10)
 LEAST_RAYS, LEAST_SAMPLES, LEAST_OCTAVES = 128, (8, 16), 2
-FEATURES, FLOW_LAYERS, DEPTH = 256, 8, 7.0
+FEATURES, FLOW_LAYERS = 256, 8
 FIELD_RATE, FLOW_RATE, GRID_RATE, GRID_RATE_UNDER_NOISE, GRID_FLOW_RATE = 5e-5, 5e-5, 5e-5, 5e-6, 1e-4
-FASTEST, FASTEST_FLOW = 5e-4, 5e-3  # rate of a network: that of NeRF; of a flow: above, it may diverge
+FASTEST, FASTEST_FLOW, FASTEST_GRID = 5e-4, 5e-3, 0.02  # of a network: NeRF's; of a flow: above, it may diverge
 MOMENTUM, DECAY = 0.9, 1e-3
 PLAIN_STEPS, LOOKS, EVERY_TILT = 100, 50, 10
 START = 0.1
@@ -136,7 +138,7 @@ def prepare(
     )
     generator = torch.Generator().manual_seed(config.seed)
     field = _field(recipe, problem.box, plan.scale, scaled, config.features or FEATURES, generator).to(device)
-    noise = _noise(recipe, plan, config, generator).to(device)
+    noise = _noise(recipe, plan, config, clean_range(series), generator).to(device)
     contrast = Contrast(mode, plan.offset, plan.gain).to(device)
     optimisers = [_adam(recipe, field, scaled.faster), *_descent(recipe, noise, scaled.faster)]
     return plan, problem, schedule, FitState(field, noise, contrast, optimisers, generator)
@@ -179,12 +181,21 @@ def hold_out_tilts(problem: Problem) -> Problem:
 
     Args:
         problem: one in which every valid pixel is in the loss or held out.
+
+    Raises:
+        InputError: if these tilts, or the others, have no valid pixel.
     """
     n_tilts = problem.observed.shape[1]
     tilts = torch.arange(n_tilts, device=problem.observed.device)
     held = tilts % EVERY_TILT == min(EVERY_TILT, n_tilts) // 2
     valid = problem.used | problem.held
-    return replace(problem, used=valid & ~held[:, None], held=valid & held[:, None])
+    parted = replace(problem, used=valid & ~held[:, None], held=valid & held[:, None])
+    if not (parted.used.any() and parted.held.any()):
+        raise InputError(
+            "the published methods hold out every tenth tilt to choose the best state, and these or all others have no "
+            "valid pixel: leave the tilts that are masked out of the series, or use method neural"
+        )
+    return parted
 
 
 def _field(recipe: Recipe, box: Box, scale: float, scaled: Scaled, width: int, generator: torch.Generator) -> Field:
@@ -193,17 +204,22 @@ def _field(recipe: Recipe, box: Box, scale: float, scaled: Scaled, width: int, g
     return Guided(box, scale=scale, mean=START, width=width, octaves=scaled.octaves, generator=generator)
 
 
-def _noise(recipe: Recipe, plan: Plan, config: ReconstructConfig, generator: torch.Generator) -> NoiseModel:
+def _noise(
+    recipe: Recipe, plan: Plan, config: ReconstructConfig, seen: tuple[float, float], generator: torch.Generator
+) -> NoiseModel:
+    """Return the noise model; of one that is correlated along the scan the law of single pixels: rays have no scan."""
     if recipe.noise in ("l1", "l2"):
         return plain_loss(recipe.noise)
-    name = config.noise if recipe.noise == "file" else recipe.noise
-    return new_noise(plan, name, generator, config.flow_layers or FLOW_LAYERS)
+    if recipe.noise != "file":
+        return new_noise(plan, recipe.noise, generator, config.flow_layers or FLOW_LAYERS)
+    model = fitted_noise(plan, config.noise, -1, seen)
+    return model.marginal if isinstance(model, Scan) else model
 
 
 def _adam(recipe: Recipe, field: Field, faster: float) -> torch.optim.Optimizer:
     rate = min(FASTEST, FIELD_RATE * faster)
     if recipe.explicit:
-        rate = faster * (GRID_RATE if recipe.noise == "l2" else GRID_RATE_UNDER_NOISE)
+        rate = min(FASTEST_GRID, faster * (GRID_RATE if recipe.noise == "l2" else GRID_RATE_UNDER_NOISE))
     return torch.optim.Adam(field.parameters(), lr=rate)
 
 

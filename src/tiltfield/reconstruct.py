@@ -18,14 +18,17 @@ import torch
 from tiltfield import classical, neural, published
 from tiltfield.config import CLASSICAL, DENOISED, PUBLISHED, ReconstructConfig
 from tiltfield.contrast import ContrastMode, decide_mode, estimate_levels, linearise
+from tiltfield.defocus import halo_of
 from tiltfield.denoise import denoise
 from tiltfield.errors import InputError
+from tiltfield.fields import FEATURES, WIDTH
 from tiltfield.fit import Outcome
 from tiltfield.geometry import SliceGeometry
 from tiltfield.observe import Observer
+from tiltfield.parse import parse_defocus
 from tiltfield.projector import STORED_LIMIT, SliceProjector
 from tiltfield.result import Reconstruction
-from tiltfield.schedule import PASSES
+from tiltfield.schedule import PASSES, POINTS
 from tiltfield.screening import fill
 from tiltfield.series import TiltSeries, Volume
 
@@ -38,6 +41,8 @@ GRID_BYTES, TV_BYTES = 36, 84  # of a published grid, a voxel: parameters, gradi
 GRID_SECONDS, TV_SECONDS = 1e-8, 4e-8  # of its step, a voxel
 BYTES_PER_PIXEL = 40  # images, their slices, masks, likelihood, rendered images
 BASE_BYTES = 400e6  # the interpreter and its libraries
+OWN_FEATURES = {"hashgrid": FEATURES, "mlp": WIDTH, "voxels": 1}
+DENOISING_SECONDS = {"bm3d": 1e-4, "topaz": 9e-5, "dwk-p": 7e-6, "dwk-g": 7e-6, "noise2self": 7e-5}  # a pixel
 CLASSICAL_ROWS = 64
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
 
@@ -63,9 +68,13 @@ def forecast(shape: tuple[int, int, int], config: ReconstructConfig) -> Forecast
         config: settings.
     """
     if config.method in CLASSICAL:
-        return _classical_forecast(shape, config)
-    cost = _published_forecast(shape, config) if config.method in PUBLISHED else _neural_forecast(shape, config)
-    return cost if config.max_time is None else replace(cost, seconds=min(cost.seconds, config.max_time))
+        cost, limit = _classical_forecast(shape, config), None
+    else:
+        cost = _published_forecast(shape, config) if config.method in PUBLISHED else _neural_forecast(shape, config)
+        limit = config.max_time
+    if config.method in DENOISED:
+        cost = replace(cost, seconds=cost.seconds + DENOISING_SECONDS[config.denoiser] * math.prod(shape))
+    return cost if limit is None else replace(cost, seconds=min(cost.seconds, limit))
 
 
 def _classical_forecast(shape: tuple[int, int, int], config: ReconstructConfig) -> Forecast:
@@ -81,10 +90,14 @@ def _neural_forecast(shape: tuple[int, int, int], config: ReconstructConfig) -> 
     n_tilts, n_y, n_x = shape
     n_z = math.ceil(0.6 * n_x)
     voxels = n_z * n_y * n_x
-    seconds = 6 + (PASSES[config.preset] + 8) * voxels / POINTS_PER_SECOND[config.field]
-    points = max(50_000, 2 * n_z * n_x)
+    block = max(2, min(16, round(POINTS[config.field] / (n_z * n_x))))
+    blur = parse_defocus(config.defocus)
+    wider = 1.0 if blur is None else 1 + 2 * halo_of(*blur) / block  # each block is seen with its neighbours
+    larger = 1.0 if config.features is None else config.features / OWN_FEATURES[config.field]
+    seconds = 6 + wider * max(1.0, larger) * (PASSES[config.preset] + 8) * voxels / POINTS_PER_SECOND[config.field]
     memory = BASE_BYTES + _projector_bytes(n_tilts, n_z * n_x) + BYTES_PER_PIXEL * math.prod(shape)
-    memory += BYTES_PER_VOXEL[config.field] * voxels + BYTES_PER_POINT[config.field] * points
+    memory += larger * BYTES_PER_VOXEL[config.field] * voxels
+    memory += wider * larger * BYTES_PER_POINT[config.field] * max(POINTS["voxels"], block * n_z * n_x)
     return Forecast(int(memory), seconds)
 
 
@@ -97,9 +110,10 @@ def _published_forecast(shape: tuple[int, int, int], config: ReconstructConfig) 
         each, second = (TV_BYTES, TV_SECONDS) if config.tv_weight else (GRID_BYTES, GRID_SECONDS)
         return Forecast(int(memory + each * voxels), scaled.steps * voxels * second)
     points = scaled.rays * sum(scaled.samples)
-    rate = POINTS_PER_SECOND["mlp"] * (2 if config.reduced else 1)
+    wider = (config.features or published.FEATURES) / published.FEATURES
+    rate = POINTS_PER_SECOND["mlp"] * (2 if config.reduced else 1) / wider**2
     seconds = (published.PARTS * scaled.steps * points + voxels / 3) / rate
-    return Forecast(int(memory + BYTES_PER_POINT["mlp"] * points), seconds)
+    return Forecast(int(memory + wider * BYTES_PER_POINT["mlp"] * points), seconds)
 
 
 def _projector_bytes(n_tilts: int, samples: int) -> int:
@@ -178,14 +192,19 @@ def reconstruct(
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     mode = _mode(series, config, observer)
+    seen = series
+    figures: dict[str, Any] = {}
     if config.method in DENOISED:
-        series = denoise(series, config.denoiser, seed=config.seed, device=device, observer=observer)
+        seen = denoise(series, config.denoiser, seed=config.seed, device=device, observer=observer)
+        figures["denoiser"] = config.denoiser
     if config.method not in CLASSICAL:
-        job = neural.Job(series, config, mode, device, observer, began)
+        job = neural.Job(seen, config, mode, device, observer, began)
         parts = _neural(neural.solve(job, resume), observer)
     else:
-        parts = _classical(series, config, mode, device, observer)
-    volume, rendered, figures, state, interrupted = parts
+        parts = _classical(seen, config, mode, device, observer)
+    volume, rendered, found, state, interrupted = parts
+    if config.method in CLASSICAL:
+        figures["rmse"] = float(np.sqrt(np.mean((series.images - rendered) ** 2)))
     resolved = config.model_copy(update={"mode": mode, "device": device.type, "threads": torch.get_num_threads()})
     metrics = {
         "method": config.method,
@@ -196,6 +215,7 @@ def reconstruct(
         if device.type == "cuda"
         else f"cpu, {torch.get_num_threads()} threads",
         **figures,
+        **found,
     }
     return Reconstruction(Volume(volume, series.pixel_size_nm), rendered, metrics, resolved, state, interrupted)
 
@@ -283,6 +303,5 @@ def _classical(
         volume[:, rows] = density.permute(1, 0, 2).cpu().numpy()
         rendered[:, rows] = (levels.offset + levels.gain * signal).permute(1, 0, 2).cpu().numpy()
         observer.progress(config.method, rows.stop / n_y, None, {})
-    residual = float(np.sqrt(np.mean((series.images - rendered) ** 2)))
-    figures = {"rmse": residual, "gain": levels.gain, "offset": levels.offset, "thickness_pixels": n_z}
+    figures = {"gain": levels.gain, "offset": levels.offset, "thickness_pixels": n_z}
     return volume, rendered, figures, None, False

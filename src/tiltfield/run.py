@@ -159,22 +159,24 @@ def _undone_if_refused(folder: RunFolder) -> Iterator[None]:
 
 def _settle(request: Request, folder: RunFolder, screen: Observer) -> tuple[Path, ReconstructConfig]:
     """Return series and settings: those given, or on resuming the folder's where they agree."""
-    given = ReconstructConfig.parse(dict(request.settings), "settings")
-    series, config = request.series, given
+    series = request.series
     if folder.resuming:
         recorded_series, recorded = folder.recorded()
         series = series or recorded_series
-        config = _agreed(recorded, given, folder.path)
-    elif request.resume:
-        screen.say(f"nothing to go on with in {folder.path}: starting afresh")
+        config = _agreed(recorded, request.settings, folder.path)
+    else:
+        config = ReconstructConfig.parse(dict(request.settings), "settings")
+        if request.resume:
+            screen.say(f"nothing to go on with in {folder.path}: starting afresh")
     if series is None:
         raise InputError("no tilt series given: name the file, as in 'tiltfield reconstruct SERIES --out DIR'")
     return series, config
 
 
-def _agreed(recorded: ReconstructConfig, given: ReconstructConfig, folder: Path) -> ReconstructConfig:
+def _agreed(recorded: ReconstructConfig, settings: Mapping[str, Any], folder: Path) -> ReconstructConfig:
     """Return the recorded settings with the harmless ones given anew."""
-    new = {name: getattr(given, name) for name in given.model_fields_set}
+    given = ReconstructConfig.parse({**recorded.model_dump(), **settings}, "settings")
+    new = {name: getattr(given, name) for name in settings}
     for name, value in new.items():
         old = getattr(recorded, name)
         moved = name in BY_CONTENT and not {value, old} & set(NOISE_NAMES)

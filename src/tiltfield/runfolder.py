@@ -128,7 +128,7 @@ class RunFolder:
         if not (self.resuming and path.exists()):
             return None
         try:
-            return dict(torch.load(path, weights_only=True))
+            return dict(torch.load(path, weights_only=True, map_location="cpu"))  # as the device may be another now
         except Exception as error:
             raise InputError(
                 f"{path} is not a checkpoint of tiltfield ({error}); start anew with --overwrite"

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tiltfield.contrast import DEPTH
 from tiltfield.errors import InputError
 
-DEPTH = 7.0  # optical depth of unit density over one unit of length, the box spanning [-1, 1]
 VIEWS = 20  # as many as in the paper
 SLAB_POINTS = 4_000_000  # sampled at once
 

@@ -179,6 +179,15 @@ def test_topaz_without_its_weights_says_so(monkeypatch, tmp_path, series):
         denoise(series, "topaz")
 
 
+@pytest.mark.parametrize("content", [b"", b"abc", b"404: Not Found", None])
+def test_topaz_with_damaged_weights_says_so(monkeypatch, tmp_path, series, content):
+    path = fake_topaz(monkeypatch, tmp_path)
+    path.write_bytes(path.read_bytes()[:300] if content is None else content)
+    with pytest.raises(InputError, match=r"does not hold the network unet .*(is damaged|zip archive)") as error:
+        denoise(series, "topaz")
+    assert "weights_only" not in str(error.value)
+
+
 # ---- what they share -----------------------------------------------------------------------------------------------
 
 

@@ -52,6 +52,47 @@ def test_what_is_foretold_does_not_depend_on_what_is_hidden():
     assert not torch.allclose(first, net(other, targets))
 
 
+def test_an_image_is_not_its_own_neighbour():
+    """By hand: 0 1 2 3 mirrored is 2 1 0 1 2 3 2 1; where an image would meet itself, the one before is repeated."""
+    assert module._neighbours(4).tolist() == [[2, 1, 0, 1, 2], [0, 0, 1, 2, 3], [0, 1, 2, 3, 3], [1, 2, 3, 2, 1]]
+    assert module._neighbours(3).tolist() == [[2, 1, 0, 1, 2], [0, 0, 1, 2, 2], [0, 1, 2, 1, 0]]
+    for count in range(3, 9):
+        near, own = module._neighbours(count), torch.arange(count)
+        assert ((near == own[:, None]) == torch.tensor([False, False, True, False, False])).all()
+
+
+def told_by_themselves(count):
+    """The tilts at which a pixel's answer by a network that is not trained depends on what the pixel holds.
+
+    Two pixels of one tilt change places, so that mean and deviation of the series stay; they are too far apart for
+    either to see the other.
+    """
+    images = np.random.default_rng(0).integers(0, 100, (count, 16, 48)).astype(np.float32)
+    here, there = (7, 4), (7, 43)
+    images[:, *here] = 120
+    series = TiltSeries(images, np.linspace(40, -50, count))
+    expected, found = by_noise2self(series, Run(), steps=0), []
+    for tilt in range(count):
+        changed = images.copy()
+        changed[tilt, *here], changed[tilt, *there] = images[tilt, *there], images[tilt, *here]
+        answer = by_noise2self(replace(series, images=changed), Run(), steps=0)
+        assert np.abs(answer - expected).max() > 0  # their neighbours see it
+        if any(answer[tilt, *pixel] != expected[tilt, *pixel] for pixel in (here, there)):
+            found.append(tilt)
+    return found
+
+
+@pytest.mark.parametrize("count", [3, 4, 6])
+def test_no_pixel_depends_on_itself(count):
+    assert told_by_themselves(count) == []
+
+
+def test_the_check_sees_images_given_as_their_own_neighbours(monkeypatch):
+    mirrored = torch.tensor([[2, 1, 0, 1, 2], [1, 0, 1, 2, 3], [0, 1, 2, 3, 2], [1, 2, 3, 2, 1]])
+    monkeypatch.setattr(module, "_neighbours", lambda count: mirrored)
+    assert told_by_themselves(4) == [1, 2]
+
+
 def test_the_error_against_the_truth_goes_down(small):
     series, clean = small
     images = by_noise2self(series, Run(), steps=100)

@@ -209,6 +209,13 @@ def test_only_the_rows_asked_for_are_run_and_the_table_has_what_else_is_there(ou
         list(run_studies(["main"], out, Options(SIZE, 1, 1.0), Observer(), "nothing"))
 
 
+def test_rows_that_are_told_what_others_have_to_find_are_not_marked_as_the_best(out, fits):
+    (text,) = run_studies(["main"], out, Options(SIZE, 1, 1.0), Observer())
+    lines = [line for line in text.splitlines() if line.startswith(("| OursSup", "| L2Clean"))]
+    assert len(lines) == 2
+    assert not any("**" in line for line in lines)
+
+
 def test_the_table_says_how_long_fits_may_take(out, fits):
     (by_time,) = run_studies(["losses"], out, Options(SIZE, 1, 7.0), Observer())
     (by_steps,) = run_studies(["losses"], out, Options(SIZE, 1, None, 30), Observer())

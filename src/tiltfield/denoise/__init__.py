@@ -29,7 +29,7 @@ def _dwk(noise: Literal["poisson", "gaussian"]) -> Denoiser:
     def run_it(series: TiltSeries, run: Run) -> np.ndarray:
         from tiltfield.denoise.wiener import deep_wiener
 
-        return deep_wiener(series, noise, run.device).images
+        return deep_wiener(series, noise, run.device)
 
     return run_it
 

@@ -14,10 +14,10 @@ import torch
 from tiltfield.errors import InputError
 from tiltfield.noise.estimate import autocorrelation
 from tiltfield.observe import Observer
+from tiltfield.rehearsal import CORRELATED
 from tiltfield.series import TiltSeries
 
 _LAGS = 3
-_FOUND = 0.15  # correlation along one axis over that along the other that is taken for real
 _SPECIMEN = 0.5  # correlation along both axes above which the specimen is most of what is seen, and nothing can be told
 _SETTLED = 0.02  # share done from which the time left can be told: the first step is slow
 _ENOUGH = 2**23  # pixels to judge the noise by
@@ -157,8 +157,8 @@ def find_scan(series: TiltSeries) -> Scan | None:
         return None
     axis = 2 if lags[2][0] >= lags[1][0] else 1
     common = [max(0.0, rho) for rho in lags[3 - axis]]
-    if common[0] > _SPECIMEN or lags[axis][0] - common[0] < _FOUND:
+    if common[0] > _SPECIMEN or lags[axis][0] - common[0] < CORRELATED:
         return None
     apart = [(a - b) / (1 - common[0]) for a, b in zip(lags[axis], common, strict=False)]
-    least = next((k for k, rho in enumerate(apart) if rho < _FOUND / 2), len(apart))
+    least = next((k for k, rho in enumerate(apart) if rho < CORRELATED / 2), len(apart))
     return Scan(axis, tuple(apart[: max(least, 1)]))

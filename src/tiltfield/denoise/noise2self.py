@@ -120,8 +120,9 @@ def by_noise2self(series: TiltSeries, run: Run, steps: int = STEPS) -> np.ndarra
     """Denoise a series by a network that is fitted to it with pixels hidden, and used with the same pixels hidden.
 
     The loss is the mean of (f(y without J)_J - y_J)² over hidden pixels J; up to the variance of the noise, that is the
-    error against the truth. No pixel of the result depends on the same pixel of the series. If noise correlates along
-    the scan, the neighbours that know of a pixel's noise are hidden with it.
+    error against the truth. Once the network is fitted, no pixel of the result depends on the same pixel of the series,
+    but for the mean and deviation of the whole. If noise correlates along the scan, the neighbours that know of a
+    pixel's noise are hidden with it.
 
     Args:
         series: images without holes.
@@ -169,10 +170,15 @@ def _new_net(run: Run) -> BlindNet:
 
 
 def _neighbours(count: int) -> Tensor:
-    """Return for each image those to look at, itself in the middle, mirrored at the ends; shape (count, 2 · N + 1)."""
-    index = torch.arange(count)[:, None] + torch.arange(-NEIGHBOURS, NEIGHBOURS + 1)
-    index = index.abs()
-    return torch.where(index > count - 1, 2 * (count - 1) - index, index)
+    """Return for each image those to look at, itself in the middle alone; shape (count, 2 · N + 1).
+
+    Beyond the ends they are mirrored. Where that would lead back to the image itself, which is to be seen with pixels
+    hidden only, the next nearer one on that side is repeated. There are three images at least.
+    """
+    own, steps = torch.arange(count)[:, None], torch.arange(-NEIGHBOURS, NEIGHBOURS + 1)
+    index = count - 1 - (count - 1 - (own + steps).abs()).abs()
+    nearer = index[:, NEIGHBOURS + steps - steps.sign()]
+    return torch.where(index == own, nearer, index)
 
 
 def _train(net: BlindNet, images: Tensor, masks: Masks, run: Run, steps: int) -> Iterator[float]:

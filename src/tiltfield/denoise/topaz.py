@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +35,7 @@ def by_topaz(series: TiltSeries, run: Run) -> np.ndarray:
         float32, shape (tilt, row, col), in the unit of the series.
 
     Raises:
-        InputError: if the package is not installed, or does not hold the weights.
+        InputError: if the package is not installed, or does not hold the weights, or they are damaged.
 
     Bepler et al., Topaz-Denoise: general deep denoising models for cryoEM and cryoET, Nat. Commun. 11 (2020) 5208.
     """
@@ -59,12 +60,16 @@ def _load() -> nn.Module:
         state = torch.load(path, map_location="cpu", weights_only=True)
         net = models.UDenoiseNet(**_WIDTHS)
         net.load_state_dict(state)
-    except (OSError, AttributeError, RuntimeError) as error:
-        raise InputError(
-            f"the installed topaz-em does not hold the network unet v0.2.1 ({error}): "
-            "install the version that goes with this one with pip install 'tiltfield[topaz]'"
-        ) from None
-    return net.eval()
+    except (pickle.UnpicklingError, EOFError, LookupError, ValueError):
+        reason = f"{path} is damaged"  # PyTorch's own message advises to load it unsafely
+    except (OSError, AttributeError, RuntimeError, TypeError) as error:
+        reason = str(error)
+    else:
+        return net.eval()
+    raise InputError(
+        f"the installed topaz-em does not hold the network unet v0.2.1 ({reason}): "
+        "install the version that goes with this one with pip install 'tiltfield[topaz]'"
+    )
 
 
 @torch.no_grad()

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -28,26 +27,15 @@ from scipy.fft import dct
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tiltfield.denoise.stabilise import Stabiliser, deviation, stabiliser
+from tiltfield.denoise.stabilise import deviation, stabiliser
 from tiltfield.errors import InputError
 from tiltfield.noise.estimate import scaled
-from tiltfield.screening import fill
 from tiltfield.series import TiltSeries
 
-__all__ = [
-    "DeepWiener",
-    "Stabiliser",
-    "WienerNoise",
-    "deep_wiener",
-    "denoise_stack",
-    "load_deep_wiener",
-    "solve",
-    "stabiliser",
-]
+__all__ = ["DeepWiener", "WienerNoise", "deep_wiener", "denoise_stack", "load_deep_wiener", "solve"]
 
 WienerNoise = Literal["poisson", "gaussian"]
 SMALLEST = 16  # pixels, edge of an image
-_TITLE = {"poisson": "DWK-P", "gaussian": "DWK-G"}
 _MARGIN = 16  # pixels mirrored on each side, against wrap-around
 _COARSEST = 8  # the U-net's coarsest pixel, in pixels
 _EDGE = 5
@@ -190,7 +178,7 @@ def normalised(images: Tensor, sigma: float) -> tuple[Tensor, Tensor, Tensor]:
     return images / unit, snr.log(), unit
 
 
-def deep_wiener(series: TiltSeries, noise: WienerNoise, device: torch.device) -> TiltSeries:
+def deep_wiener(series: TiltSeries, noise: WienerNoise, device: torch.device) -> np.ndarray:
     """Denoise the images of a series, each by itself, by learned Wiener filters.
 
     x = argmin |y - x|² + Σ_i w_i |g_i * x - f_i|², with images y in units of the noise. The deviation of Gaussian noise
@@ -199,12 +187,12 @@ def deep_wiener(series: TiltSeries, noise: WienerNoise, device: torch.device) ->
     white: where it correlates along the scan, some of it stays.
 
     Args:
-        series: images of at least 16 × 16 pixels; pixels that are not valid are filled before.
+        series: images of at least 16 × 16 pixels, no holes.
         noise: "gaussian" (DWK-G), or "poisson" (DWK-P) for noise whose variance grows with the intensity.
         device: where to compute.
 
     Returns:
-        the series with denoised images in the same unit; they are no counts any more, so `quantum` is lost.
+        float32, shape (tilt, row, col), in the unit of the series.
 
     Raises:
         InputError: for images that are too small, or another kind of noise.
@@ -217,12 +205,7 @@ def deep_wiener(series: TiltSeries, noise: WienerNoise, device: torch.device) ->
         rows, cols = series.images.shape[1:]
         least = f"at least {SMALLEST} x {SMALLEST} pixels"
         raise InputError(f"{series.name}: expected images of {least}, got {rows} x {cols}; denoise before binning")
-    images = series.images if series.valid is None else fill(series.images, series.valid)
-    model = load_deep_wiener(noise).to(device)
-    denoised = denoise_stack(images, model, noise, device)
-    title = _TITLE[noise]
-    sources = {**series.sources, "denoised": f"by {title}, deep Wiener-Kolmogorov filters for {noise} noise"}
-    return replace(series, images=denoised, quantum=None, name=f"{series.name}, denoised by {title}", sources=sources)
+    return denoise_stack(series.images, load_deep_wiener(noise).to(device), noise, device)
 
 
 def denoise_stack(images: np.ndarray, model: DeepWiener, noise: WienerNoise, device: torch.device) -> np.ndarray:

@@ -14,9 +14,7 @@ from tiltfield.fields.voxels import Voxels
 
 
 def _voxels(box: Box, *, scale: float, mean: float, features: int | None, generator: torch.Generator) -> Voxels:
-    if features is not None:
-        raise InputError("voxels have no features: leave them out, or take the field hashgrid or mlp")
-    return Voxels(box, scale=scale, mean=mean)  # constant: nothing to draw
+    return Voxels(box, scale=scale, mean=mean)  # constant, of one size: nothing to draw or to choose
 
 
 def _mlp(box: Box, *, scale: float, mean: float, features: int | None, generator: torch.Generator) -> MLP:
@@ -45,14 +43,14 @@ def make_field(
         box: region described.
         scale: unit of the density, > 0.
         mean: initial density, in units of `scale`, > 0.
-        features: width of a network, features a node of a grid; the field's own number if None.
+        features: width of a network, features a node of a grid; the field's own number if None. Voxels have none.
         generator: source of the initial values.
 
     Returns:
         the field, on the CPU.
 
     Raises:
-        InputError: for an unknown name, or a mean or features that the field cannot take.
+        InputError: for an unknown name, or a mean that the field cannot take.
     """
     if name not in FIELDS:
         raise InputError(f"unknown field '{name}', expected one of {', '.join(FIELDS)}{nearest(name, FIELDS)}")

@@ -32,26 +32,26 @@ class Voxels(Field):
         unit = (points / (size - 1).clamp_min(1) * 2)[
             ..., [2, 0, 1]
         ]  # grid_sample takes (x, z, y) for a (y, z, x) array
-        density = self._density(self.values)[None, None]
         sampled = nn.functional.grid_sample(
-            density, unit.reshape(1, 1, 1, -1, 3), padding_mode="border", align_corners=True
+            self._nodes()[None, None], unit.reshape(1, 1, 1, -1, 3), padding_mode="border", align_corners=True
         )
-        return sampled.reshape(points.shape[:-1])
+        return self.scale * sampled.reshape(points.shape[:-1])
 
     def slices(self, z: Tensor, y: Tensor, x: Tensor) -> Tensor:
         """Return the density on a grid, shape (n_y, n_z, n_x)."""
         position = (y + (self.box.n_y - 1) / 2).clamp(0, self.box.n_y - 1)
         first = int(position.min().floor())
         count = min(int(position.max().floor()) + 2, self.box.n_y) - first
-        planes = self._density(self.values[first : first + count])
+        planes = self.scale * self._nodes(slice(first, first + count))
         along_y = linear_weights(position - first, count)
         mixed = torch.einsum("yp,pzx->yzx", along_y, planes)
         along_z = linear_weights(z + (self.box.n_z - 1) / 2, self.box.n_z)
         along_x = linear_weights(x + (self.box.n_x - 1) / 2, self.box.n_x)
         return along_z @ mixed @ along_x.T
 
-    def _density(self, values: Tensor) -> Tensor:
-        return self.scale * nn.functional.softplus(values)
+    def _nodes(self, planes: slice = slice(None)) -> Tensor:
+        """Return the density at voxel centres over its scale, shape (y, z, x)."""
+        return nn.functional.softplus(self.values[planes])
 
     def groups(self, learning_rate: float) -> list[dict]:
         """Return the optimiser's parameter groups."""
@@ -80,5 +80,5 @@ class Explicit(Voxels):
         with torch.no_grad():
             self.values.clamp_(0, 1)
 
-    def _density(self, values: Tensor) -> Tensor:
-        return self.scale * values
+    def _nodes(self, planes: slice = slice(None)) -> Tensor:
+        return self.values[planes]

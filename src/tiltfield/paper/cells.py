@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from tiltfield.config import SimulateConfig
+from tiltfield.paper import RESULTS
 from tiltfield.paper.options import cell_key
 from tiltfield.paper.store import key_name
 from tiltfield.series import TiltSeries
@@ -26,7 +27,7 @@ def cell_folder(made: SimulateConfig, folder: Path, progress: Progress | None = 
         folder: of all cells; large volumes are put together there too.
         progress: called as ``progress(stage, fraction)``.
     """
-    kept = folder / key_name(cell_key(made))
+    kept = folder / key_name({"results": RESULTS, **cell_key(made)})
     if not kept.exists():
         folder.mkdir(parents=True, exist_ok=True)
         _keep(simulate(made, progress, folder), kept)

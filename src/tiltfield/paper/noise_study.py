@@ -59,6 +59,7 @@ class NoiseRunner:
     def __init__(self, folder: Path, options: Options, observer: Observer) -> None:
         self.folder, self.options, self.observer = folder, options, observer
         self.store = Store(folder)
+        self._source = hash_sources(Path(tiltfield.__file__).parent)  # of what this process has loaded
         self.picture = folder / f"{NOISE_STUDY}.png"
 
     def missing(self) -> list[int]:
@@ -81,8 +82,8 @@ class NoiseRunner:
         if seed == 0:
             with atomic(self.picture) as part:
                 save_noise_figure(part, comparison, models, judged, seed)
-        source = hash_sources(Path(tiltfield.__file__).parent)
-        self.store.add(self._key(seed), {"rows": figures | {FLOOR: vars(comparison.floor)}, "source": source})
+        found = {"rows": figures | {FLOOR: vars(comparison.floor)}, "source": self._source}
+        self.store.add(self._key(seed), found)
         self.observer.say(f"noise models, seed {seed}: done")
 
     def report(self, reason: str = "stopped before it") -> Report:

@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 
 import tiltfield
-from tiltfield.config import ReconstructConfig
+from tiltfield.config import DENOISED, ReconstructConfig
+from tiltfield.denoise.bm3d import LICENCE
 from tiltfield.observe import Observer
 from tiltfield.paper.apart import NotRunError, fit_apart
 from tiltfield.paper.cells import array, cell_folder
@@ -95,6 +96,7 @@ class Runner:
         self.store = Store(folder)
         self.reasons: dict[str, str] = {}
         self._refused: dict[str, str] = {}
+        self._told = False  # of the licence of BM3D, which the process of a fit has nobody to tell
 
     def units(self, study: Study, only: str = "") -> list[Unit]:
         """Return all fits of a study, those of the first cell first; `only` of rows with this in their title."""
@@ -122,6 +124,9 @@ class Runner:
         name, words = key_name(unit.key), f"{unit.row.title}, seed {unit.seed}"
         if name in self.reasons:
             return False
+        if is_bm3d(unit.settings) and not self._told:
+            self._told = True
+            self.observer.say(LICENCE)
         try:
             if unit.kind in self._refused:
                 raise NotRunError(self._refused[unit.kind], refused=True)
@@ -194,6 +199,7 @@ class Runner:
             row.title,
             [{"seed": seed, **figures, "settings": dict(settings)} for seed, settings, figures in found],
             sees=row.images,
+            rival=row.rival,
             published=published,
             remarks=[*_choice(row, picked), *self._why_not(row, [seed for seed, c in chosen if c is None])],
         )
@@ -220,6 +226,15 @@ class Runner:
             truth = array(self.cell(STUDIES[name].rows[0], 0), "truth")
             with atomic(path) as part:
                 save_sections(part, truth, volumes)
+
+
+def is_bm3d(settings: Settings) -> bool:
+    """Return whether a fit denoises by BM3D.
+
+    Args:
+        settings: a row's.
+    """
+    return settings.get("method") in DENOISED and settings.get("denoiser", "bm3d") == "bm3d"
 
 
 def simulating(observer: Observer, seed: int) -> Callable[[str, float], None]:

@@ -51,4 +51,5 @@ def series_lines(path: Path, config: ReconstructConfig) -> list[str]:
     series = load(path, **options)
     cost = forecast(series.images.shape, config)
     needs = f"about {cost.memory_bytes / GIB:.1f} GiB of memory and {clock(cost.seconds)} (h:mm:ss or m:ss)"
-    return [*series.summary(), f"reconstructing it ({config.method}, {config.preset}) takes {needs}"]
+    how = f"{config.method}, {config.preset}" if config.method == "neural" else config.method
+    return [*series.summary(), f"reconstructing it ({how}) takes {needs}"]

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from mpl_toolkits.axes_grid1.anchored_artists import AnchoredSizeBar  # type: ignore[import-untyped]
 
+from tiltfield.config import DENOISED
 from tiltfield.metrics import affine_fit
 from tiltfield.series import TiltSeries, Volume
 
@@ -117,7 +118,8 @@ def _row_heights(image: tuple[int, ...], volume: tuple[int, ...]) -> tuple[float
 def _headline(series: TiltSeries, result: Reconstruction) -> str:
     config = result.config
     noise = result.metrics.get("noise", {}).get("model", config.noise)  # what auto became
-    method = f"{config.method} ({config.field}, {Path(noise).name})" if config.method == "neural" else config.method
+    how = {"neural": f" ({config.field}, {Path(noise).name})", **dict.fromkeys(DENOISED, f" ({config.denoiser})")}
+    method = config.method + how.get(config.method, "")
     shape = " × ".join(str(n) for n in result.volume.data.shape)
     state = ", interrupted" if result.interrupted else ""
     return f"{series.name}: {len(series.angles_deg)} tilts, {method}{state}, volume {shape} (z, y, x)"

@@ -11,9 +11,9 @@ import yaml
 
 import tiltfield
 from tiltfield.config import SimulateConfig
+from tiltfield.contrast import DEPTH
 from tiltfield.errors import InputError
 from tiltfield.series import TiltSeries, Volume
-from tiltfield.simulate.projection import DEPTH
 from tiltfield.simulate.recording import GreyLevels, NoiseLaw
 from tiltfield.simulate.sections import chunks
 

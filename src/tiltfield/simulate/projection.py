@@ -17,12 +17,12 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 import numpy as np
 from scipy.sparse import csc_matrix
 
+from tiltfield.contrast import DEPTH
 from tiltfield.simulate.cell import Cell, Painter
 from tiltfield.simulate.sections import Sections
 
 Progress = Callable[[str, float], None]
 
-DEPTH = 7.0  # optical depth of unit density over one unit of length, the box spanning [-1, 1]
 BLOCK_VOXELS = 64_000_000
 THREADS = 4  # at most; more would wait for memory
 
