@@ -61,7 +61,7 @@ def test_the_field_is_the_papers(cell):
     assert (state.contrast.offset.item(), state.contrast.gain.item()) == (0.0, 1.0)
     assert len(state.noise.free) == 4
     adam, descent = state.optimisers
-    assert (adam.param_groups[0]["lr"], descent.param_groups[0]["lr"]) == (5e-4, 5e-3)
+    assert (adam.param_groups[0]["lr"], descent.param_groups[0]["lr"]) == (5e-4, 5e-4)
     assert (descent.param_groups[0]["momentum"], descent.param_groups[0]["weight_decay"]) == (0.9, 1e-3)
     assert schedule.plain_steps == 100
 

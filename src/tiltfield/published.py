@@ -11,7 +11,7 @@ s = (image width) / 1000 thus:
     rays        four parts of 512 s a step, at least 128
     steps       as many visits to every pixel: 400,000 · (pixels / 67·10⁶) · (2048 / rays a step), at least 101
     rates       times 400,000 / steps, since fewer steps have to lead as far; of a network at most 5e-4, NeRF's own,
-                of a flow at most 5e-3, of a grid at most 0.02
+                of a flow at most 5e-4, of a grid at most 0.02
 
 Everything else is as published: two networks of 9 and 3 hidden layers, Adam at 5e-5 that falls in a line to 1/100 after
 a quarter of the steps, the flow by gradient descent at 5e-5 with momentum 0.9 and weight decay 1e-3, squared error for
@@ -49,7 +49,7 @@ RAYS, PARTS, SAMPLES, OCTAVES = 512, 4, (64, 128), (5, 10)
 LEAST_RAYS, LEAST_SAMPLES, LEAST_OCTAVES = 128, (8, 16), 2
 FEATURES, FLOW_LAYERS = 256, 8
 FIELD_RATE, FLOW_RATE, GRID_RATE, GRID_RATE_UNDER_NOISE, GRID_FLOW_RATE = 5e-5, 5e-5, 5e-5, 5e-6, 1e-4
-FASTEST, FASTEST_FLOW, FASTEST_GRID = 5e-4, 5e-3, 0.02  # of a network: NeRF's; of a flow: above, it may diverge
+FASTEST, FASTEST_FLOW, FASTEST_GRID = 5e-4, 5e-4, 0.02  # of a network: NeRF's; of a flow: far above, it diverges
 MOMENTUM, DECAY = 0.9, 1e-3
 PLAIN_STEPS, LOOKS, EVERY_TILT = 100, 50, 10
 START = 0.1

@@ -25,7 +25,7 @@ class Fits:
     """Stands for `fit_apart`: counts what it is asked for, and fails for methods it is told to."""
 
     def __init__(self):
-        self.asked, self.failing = [], {}
+        self.asked, self.failing, self.more = [], {}, {}
 
     def __call__(self, cell, images, settings, folder, tell):
         self.asked.append((cell.name, images, settings))
@@ -33,7 +33,7 @@ class Fits:
         if settings.get("method") in self.failing:
             raise self.failing[settings["method"]]
         rng = np.random.default_rng(len(self.asked))
-        figures = {c.name: float(rng.uniform(0.01, 1)) for c in VOLUME_COLUMNS} | {"device": "cpu"}
+        figures = {c.name: float(rng.uniform(0.01, 1)) for c in VOLUME_COLUMNS} | {"device": "cpu"} | self.more
         return figures, rng.random((SIZE,) * 3).astype(np.float16)
 
 
@@ -214,6 +214,12 @@ def test_rows_that_are_told_what_others_have_to_find_are_not_marked_as_the_best(
     lines = [line for line in text.splitlines() if line.startswith(("| OursSup", "| L2Clean"))]
     assert len(lines) == 2
     assert not any("**" in line for line in lines)
+
+
+def test_a_fit_that_diverged_says_so_in_the_table(out, fits):
+    fits.more = {"outcome": "diverged", "steps": 12}
+    (text,) = run_studies(["losses"], out, Options(SIZE, 1, 1.0), Observer())
+    assert text.count("seed 0 diverged after 12 steps") == 3
 
 
 def test_the_table_says_how_long_fits_may_take(out, fits):

@@ -201,7 +201,11 @@ class Runner:
             sees=row.images,
             rival=row.rival,
             published=published,
-            remarks=[*_choice(row, picked), *self._why_not(row, [seed for seed, c in chosen if c is None])],
+            remarks=[
+                *_choice(row, picked),
+                *_ends(found),
+                *self._why_not(row, [seed for seed, c in chosen if c is None]),
+            ],
         )
 
     def _why_not(self, row: Row, seeds: Sequence[int]) -> list[str]:
@@ -257,6 +261,15 @@ def _said(unit: Unit, figures: Figures) -> str:
     words = [f"{name} {unit.settings[name]}" for name in _differing(unit.row)]
     found = f"3D {figures['psnr_minmax_db']:.2f} dB, affine {figures['psnr_affine_db']:.2f} dB"
     return ", ".join([*words, found, f"{figures['seconds']:.1f} s"])
+
+
+def _ends(found: Sequence[tuple[int, Settings, Figures]]) -> list[str]:
+    """Return which fits did not come to the end of their schedule, and how they ended."""
+    return [
+        f"seed {seed} {figures['outcome']} after {figures['steps']} steps"
+        for seed, _, figures in found
+        if figures.get("outcome", "finished") not in ("finished", "converged")
+    ]
 
 
 def _choice(row: Row, picked: Sequence[Settings]) -> list[str]:
