@@ -40,10 +40,9 @@ def test_a_step_by_hand(axis):
     slices = slices.transpose(axis, 2)
     # At the step: three within z see one neighbour differ. The vacuum below sees none: its own neighbours are vacuum.
     assert total_variation(slices, 1.0, edge=math.inf).item() == pytest.approx(gradient(1.0) * 6 / 16)
-    concave = 0.3 * math.log1p(gradient(1.0) / 0.3)
-    for floor in (0.0, 0.5):
-        expected = (concave + floor * gradient(1.0)) / (1 + floor) * 6 / 16
-        assert total_variation(slices, 1.0, edge=0.3, floor=floor).item() == pytest.approx(expected)
+    for height, excess in ((1.0, 0.0), (5.0, 2.0)):  # what is denser than 3 has a plain variation besides
+        expected = (0.3 * math.log1p(gradient(height) / 0.3) + 2 * gradient(excess)) * 6 / 16
+        assert total_variation(height * slices, 1.0, edge=0.3).item() == pytest.approx(expected)
 
 
 def test_gradients_along_two_axes_add_as_squares():

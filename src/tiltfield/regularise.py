@@ -9,40 +9,42 @@ import torch
 from torch import Tensor
 
 SHARPNESS = 0.005  # Charbonnier's ε, in units of the typical density: small, so that edges stay sharp
-EDGE = 0.3  # gradients well above this count mostly by their logarithm, so that strong edges are not flattened
-FLOOR = 0.5  # share of the plain total variation beside that, so that no peak is for nothing
+EDGE = 0.3  # gradients well above this count by their logarithm, so that strong edges are not flattened
+DENSE, TOP = 3.0, 2.0  # what is denser than this, in units of the typical density, has a plain variation besides
 
 
-def total_variation(
-    slices: Tensor, scale: float, *, sharpness: float = SHARPNESS, edge: float = EDGE, floor: float = FLOOR
-) -> Tensor:
-    """Return the mean concave 3D total variation (κ·log(1 + g/κ) + φ·g) / (1 + φ), g = sqrt(|∇ρ/s|² + ε²) - ε.
+def total_variation(slices: Tensor, scale: float, *, sharpness: float = SHARPNESS, edge: float = EDGE) -> Tensor:
+    """Return the mean concave 3D total variation κ·log(1 + g/κ) + ψ·h, g = sqrt(|∇ρ/s|² + ε²) - ε.
 
-    For g ≪ κ this is the total variation of Rudin et al. (1992) in Charbonnier's form; large gradients cost little
-    more than their logarithm, as in reweighted total variation (Candès et al., 2008), which keeps the contrast of
-    edges. With the logarithm alone a peak of noise on the densest parts costs next to nothing, and they overshoot
-    (docs/log.md). Above and below the slices is vacuum: without the step to it, a specimen that fills the box would
-    cost less than one that ends inside.
+    For g ≪ κ this is the total variation of Rudin et al. (1992) in Charbonnier's form; large gradients cost only
+    their logarithm, as in reweighted total variation (Candès et al., 2008), which keeps the contrast of edges. Peaks of
+    noise on the densest parts would then cost next to nothing, and they overshoot (docs/log.md): h is the g of what
+    exceeds `DENSE`, max(0, ρ/s - d), and counts ψ = `TOP` times. Above and below the slices is vacuum: without the step
+    to it, a specimen that fills the box would cost less than one that ends inside.
 
     Args:
         slices: density of adjacent slices, shape (y, z, x), at least 2 along x; one alone counts as its own neighbour.
         scale: s, typical density, > 0.
         sharpness: ε, > 0.
-        edge: κ, > 0; infinity gives the plain total variation.
-        floor: φ, ≥ 0.
+        edge: κ, > 0; infinity gives the plain total variation, g.
 
     Returns:
         scalar ≥ 0, mean over the voxels that have a neighbour on each axis.
     """
     slices = slices.expand(max(2, len(slices)), -1, -1)
     r = torch.nn.functional.pad(slices / scale, (0, 0, 1, 1))
+    gradient = _gradient(r, sharpness)
+    if math.isinf(edge):
+        return gradient.mean()
+    top = _gradient((r - DENSE).clamp_min(0), sharpness)
+    return (edge * torch.log1p(gradient / edge) + TOP * top).mean()
+
+
+def _gradient(r: Tensor, sharpness: float) -> Tensor:
     inner = r[:-1, :-1, :-1]
     square = (r[1:, :-1, :-1] - inner).square()
     square = square + (r[:-1, 1:, :-1] - inner).square() + (r[:-1, :-1, 1:] - inner).square()
-    gradient = torch.sqrt(square + sharpness**2) - sharpness
-    if math.isinf(edge):
-        return gradient.mean()
-    return (edge * torch.log1p(gradient / edge) + floor * gradient).mean() / (1 + floor)
+    return torch.sqrt(square + sharpness**2) - sharpness
 
 
 def margin_density(slices: Tensor, scale: float, margin: int) -> Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from tiltfield.fields.base import Box, Field, linear_weights
 
+GROWTH = 1 / 8  # of the density beyond the linear
 _PRIMES = (2654435761, 1, 805459861)  # for z, y, x; Müller et al., eq. 4
 
 
@@ -90,7 +91,9 @@ class GridLevel(nn.Module):
 
 
 class HashGrid(Field):
-    """Density softplus(MLP(features at all resolutions)), the default field.
+    """Density p + p²/8, p = softplus(MLP(features at all resolutions)), the default field.
+
+    The square lets few and very dense voxels get there in the steps that there are (docs/log.md).
 
     A regular grid of points is interpolated axis by axis (small matrix products) instead of point by point (gathers):
     the same numbers, many times faster.
@@ -140,14 +143,15 @@ class HashGrid(Field):
             self.weights.append(nn.Parameter((torch.rand(n_out, n_in, generator=generator) * 2 - 1) * bound))
             self.biases.append(nn.Parameter(torch.zeros(n_out, 1)))
         with torch.no_grad():
-            self.biases[-1].fill_(math.log(math.expm1(mean)))
+            self.biases[-1].fill_(math.log(math.expm1((math.sqrt(1 + 4 * GROWTH * mean) - 1) / (2 * GROWTH))))
 
     def decode(self, features: Tensor) -> Tensor:
         """Return densities, shape (..., n), of features of shape (..., channels, n)."""
         hidden = features
         for weight, bias in zip(self.weights[:-1], self.biases[:-1], strict=True):
             hidden = torch.relu(weight @ hidden + bias)
-        return self.scale * nn.functional.softplus(self.weights[-1] @ hidden + self.biases[-1]).squeeze(-2)
+        p = nn.functional.softplus(self.weights[-1] @ hidden + self.biases[-1]).squeeze(-2)
+        return self.scale * (p + GROWTH * p.square())
 
     def forward(self, points: Tensor) -> Tensor:
         """Return the density at points (z, y, x), shape (..., 3) to (...)."""
