@@ -106,7 +106,7 @@ def _gpu_memory(device: str) -> Figures:
 def _noted(result: Reconstruction) -> Figures:
     noise = result.metrics.get("noise", {})
     found = {name: result.metrics[name] for name in NOTED if name in result.metrics}
-    return found | ({"noise": noise["model"]} if "model" in noise else {})
+    return found | ({"noise": Path(noise["model"]).name} if "model" in noise else {})  # of a file its name alone
 
 
 def main(folder: Path) -> None:
