@@ -32,24 +32,36 @@ def test_a_slab_costs_the_same_at_the_end_of_the_box_as_inside():
     assert total_variation(at_end, 1.0).item() == pytest.approx(total_variation(inside, 1.0).item())
 
 
-@pytest.mark.parametrize("axis", [0, 2])
-def test_a_step_by_hand(axis):
-    """3 × 3 × 3 voxels in vacuum along z: 2 · 4 · 2 have neighbours, half of them next to the step."""
+@pytest.mark.parametrize(("axis", "next_to_it"), [(0, 9), (2, 10)])
+def test_a_step_by_hand(axis, next_to_it):
+    """3 × 3 × 3 voxels in vacuum along z: 2 · 4 · 3 count.
+
+    Along y, nine within z see one neighbour differ; the vacuum below sees none: its own neighbours are vacuum. Along x,
+    six do, and the last column has two faces to the vacuum above and two to that below.
+    """
     slices = torch.zeros(3, 3, 3, dtype=torch.float64)
     slices[:, :, 2] = 1.0
     slices = slices.transpose(axis, 2)
-    # At the step: three within z see one neighbour differ. The vacuum below sees none: its own neighbours are vacuum.
-    assert total_variation(slices, 1.0, edge=math.inf).item() == pytest.approx(gradient(1.0) * 6 / 16)
+    assert total_variation(slices, 1.0, edge=math.inf).item() == pytest.approx(gradient(1.0) * next_to_it / 24)
     for height, excess in ((1.0, 0.0), (5.0, 2.0)):  # what is denser than 3 has a plain variation besides
-        expected = (0.3 * math.log1p(gradient(height) / 0.3) + 2 * gradient(excess)) * 6 / 16
+        expected = (0.3 * math.log1p(gradient(height) / 0.3) + 1.2 * gradient(excess)) * next_to_it / 24
         assert total_variation(height * slices, 1.0, edge=0.3).item() == pytest.approx(expected)
 
 
 def test_gradients_along_two_axes_add_as_squares():
     slices = torch.zeros(2, 2, 2, dtype=torch.float64)
     slices[1, 0, 0], slices[0, 0, 1] = 3.0, 4.0
-    # One of the three voxels with neighbours (two and the vacuum below) sees both steps.
-    assert total_variation(slices, 1.0, edge=math.inf).item() == pytest.approx(gradient(5.0) / 3)
+    # Of the six that count, in y = 0: the vacuum sees the 4; the voxel at x = 0 the 3 along y and the 4 along x; that
+    # at x = 1 its own 4 end along y and along z.
+    total = gradient(4.0) + gradient(5.0) + gradient(math.sqrt(32.0))
+    assert total_variation(slices, 1.0, edge=math.inf).item() == pytest.approx(total / 6)
+
+
+def test_the_last_column_has_a_variation_within_it():
+    slices = torch.zeros(3, 5, 4, dtype=torch.float64)
+    slices[:, 2, 3] = 1.0
+    first, last = (total_variation(s, 1.0, edge=math.inf).item() for s in (slices.flip(2), slices))
+    assert last > 0.5 * first > 0
 
 
 def test_one_slice_alone_has_the_variation_of_its_plane():

@@ -10,7 +10,7 @@ from torch import Tensor
 
 SHARPNESS = 0.005  # Charbonnier's ε, in units of the typical density: small, so that edges stay sharp
 EDGE = 0.3  # gradients well above this count by their logarithm, so that strong edges are not flattened
-DENSE, TOP = 3.0, 2.0  # what is denser than this, in units of the typical density, has a plain variation besides
+DENSE, TOP = 3.0, 1.2  # what is denser than this, in units of the typical density, has a plain variation besides
 
 
 def total_variation(slices: Tensor, scale: float, *, sharpness: float = SHARPNESS, edge: float = EDGE) -> Tensor:
@@ -20,19 +20,20 @@ def total_variation(slices: Tensor, scale: float, *, sharpness: float = SHARPNES
     their logarithm, as in reweighted total variation (Candès et al., 2008), which keeps the contrast of edges. Peaks of
     noise on the densest parts would then cost next to nothing, and they overshoot (docs/log.md): h is the g of what
     exceeds `DENSE`, max(0, ρ/s - d), and counts ψ = `TOP` times. Above and below the slices is vacuum: without the step
-    to it, a specimen that fills the box would cost less than one that ends inside.
+    to it, a specimen that fills the box would cost less than one that ends inside. Beside them all goes on as it is.
 
     Args:
-        slices: density of adjacent slices, shape (y, z, x), at least 2 along x; one alone counts as its own neighbour.
+        slices: density of adjacent slices, shape (y, z, x); one alone counts as its own neighbour.
         scale: s, typical density, > 0.
         sharpness: ε, > 0.
         edge: κ, > 0; infinity gives the plain total variation, g.
 
     Returns:
-        scalar ≥ 0, mean over the voxels that have a neighbour on each axis.
+        scalar ≥ 0, mean over the voxels that have a neighbour along y, and the vacuum below.
     """
     slices = slices.expand(max(2, len(slices)), -1, -1)
     r = torch.nn.functional.pad(slices / scale, (0, 0, 1, 1))
+    r = torch.cat([r, r[..., -1:]], dim=-1)  # or the last column would have no variation within it
     gradient = _gradient(r, sharpness)
     if math.isinf(edge):
         return gradient.mean()

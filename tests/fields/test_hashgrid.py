@@ -6,6 +6,7 @@ import torch
 from tiltfield.fields.base import Box, linear_weights
 from tiltfield.fields.hashgrid import GridLevel, HashGrid
 from tiltfield.geometry import centred
+from tiltfield.kernels.window import WindowAdam
 
 F64 = torch.float64
 BOX = Box(9, 12, 14)
@@ -77,14 +78,26 @@ def test_features_at_a_node_are_its_entry(log2_table):
     level = GridLevel(BOX, 2.0, 2, 2**log2_table, seeded(4)).double()
     z, y, x = 3, 2, 6
     node = torch.tensor([z, y, x], dtype=F64) - (torch.tensor(level.nodes) - 1) / 2
-    index = level.entry(*(torch.tensor(i) for i in (z, y, x)))
-    torch.testing.assert_close(level(2.0 * node), level.table[:, index])
+    index = level.entry(torch.tensor(z), torch.tensor(x))
+    torch.testing.assert_close(level(2.0 * node), level.table[y, :, index])
 
 
 def test_dense_entries_are_one_a_node():
     level = GridLevel(BOX, 2.0, 2, 2**19, seeded(4))
-    axes = torch.meshgrid(*(torch.arange(n) for n in level.nodes), indexing="ij")
-    assert sorted(level.entry(*axes).flatten().tolist()) == list(range(level.table.shape[1]))
+    axes = torch.meshgrid(*(torch.arange(level.nodes[axis]) for axis in (0, 2)), indexing="ij")
+    assert sorted(level.entry(*axes).flatten().tolist()) == list(range(level.table.shape[2]))
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_the_outermost_layer_of_pixels_has_no_nodes_of_its_own(axis):
+    """The features from a pixel inside a face outwards are one value, so no node is seen by the last layer alone."""
+    level = GridLevel(BOX, 1.0, 2, 2**19, seeded(4)).double()
+    points = torch.zeros(3, 3, dtype=F64)
+    points[:, axis] = BOX.shape[axis] / 2 + torch.tensor([-1.0, -0.5, 3.0], dtype=F64)
+    features = level(points)
+    torch.testing.assert_close(features, features[:1].expand(3, -1))
+    points[0, axis] -= 0.25
+    assert not torch.allclose(level(points[:1]), features[:1])
 
 
 @pytest.mark.parametrize("n", [1, 2, 9, 10])
@@ -142,6 +155,20 @@ def test_linear_weights_by_hand():
     expected = torch.tensor([[1, 0, 0], [0.75, 0.25, 0], [0, 1, 0], [0, 0, 1], [0, 0, 1]], dtype=F64)
     position = torch.tensor([-1, 0.25, 1, 2, 5], dtype=F64)
     torch.testing.assert_close(linear_weights(position, 3), expected)
+
+
+def test_a_window_optimiser_moves_what_the_slices_touch_and_nothing_else():
+    field = make()
+    (tables,) = (group for group in field.groups(1e-2) if group.pop("windowed", False))
+    optimiser = WindowAdam([tables], lr=1e-2)
+    before = [level.table.clone() for level in field.levels]
+    field.slices(*jittered(BOX, slice(5, 7))).sum().backward()
+    optimiser.step()
+    for level, old in zip(field.levels, before, strict=True):
+        moved = (level.table != old).any(dim=2).any(dim=1)
+        assert level.table.grad is None
+        assert 2 <= moved.sum() <= 4
+    assert not (field.levels[-1].table != before[-1]).any(dim=2).any(dim=1)[[0, -1]].any()
 
 
 def test_groups_hold_every_parameter_once():

@@ -135,3 +135,35 @@ def test_one_seed_is_one_flow():
     first, same, other = (make(bend=0.3, seed=s).to_normal(noise, clean)[0] for s in (4, 4, 5))
     assert torch.equal(first, same)
     assert not torch.equal(first, other)
+
+
+@pytest.mark.parametrize("recording", [None, Recording(low=0.0, high=1.0), Recording(0.0, 1.0, 1 / 32)])
+def test_the_field_follows_the_pull(recording):
+    flow = make(recording, bend=0.5)
+    observed = torch.rand(200, generator=seeded(3), dtype=F64)
+    clean = torch.rand(200, generator=seeded(4), dtype=F64).requires_grad_()
+    (whole,) = torch.autograd.grad(flow.log_prob(observed, clean).sum(), clean)
+    (pull,) = torch.autograd.grad(flow.pull(observed, clean).sum(), clean)
+    torch.testing.assert_close(whole, pull)
+
+
+def test_the_moments_are_those_of_the_parameters_there_are():
+    flow, nodes = make(), torch.linspace(0, 1, 7, dtype=F64)
+    before = flow.moments().deviation(nodes)
+    assert flow.moments() is flow.moments()
+    with torch.no_grad():
+        flow.outer.bias[-1].add_(0.4)
+    torch.testing.assert_close(flow.moments().deviation(nodes), flow.deviation(nodes), rtol=5e-3, atol=0)
+    assert not torch.allclose(flow.moments().deviation(nodes), before, rtol=1e-2)
+    wider = flow.rescaled(2.0, 0.0)
+    torch.testing.assert_close(wider.moments().deviation(2 * nodes), 2 * flow.deviation(nodes), rtol=5e-3, atol=0)
+
+
+def test_what_is_settled_is_not_kept():
+    flow = make(bend=0.5)
+    with flow.settled():
+        inside = flow.log_prob(torch.full((3,), 0.4, dtype=F64), torch.full((3,), 0.5, dtype=F64))
+    with torch.no_grad():
+        flow.free.add_(0.3)
+    after = flow.log_prob(torch.full((3,), 0.4, dtype=F64), torch.full((3,), 0.5, dtype=F64))
+    assert not torch.allclose(inside, after)

@@ -10,18 +10,26 @@ import torch
 from torch import Tensor, nn
 
 from tiltfield.fields.base import Box, Field, linear_weights
+from tiltfield.kernels.perceptron import perceptron
+from tiltfield.kernels.window import window
 
 GROWTH = 1 / 8  # of the density beyond the linear
-_PRIMES = (2654435761, 1, 805459861)  # for z, y, x; Müller et al., eq. 4
+TABLES_FASTER = 2.0  # rate of the tables over that of the network: a plane moves only while a step touches it
+_PRIME = 2654435761  # for z, beside 1 for x; Müller et al., eq. 4
 
 
 class GridLevel(nn.Module):
-    """One resolution: trilinear interpolation of features at the nodes of a regular grid, stored densely or hashed.
+    """One resolution: trilinear interpolation of features at the nodes of a regular grid.
+
+    Every plane of constant y has a table of its own, so that a block of slices needs a window of the tables. Nodes have
+    an entry each, or share those of their plane through a hash where a table would grow too large.
 
     Attributes:
         nodes: nodes along (z, y, x).
         cell: node spacing, pixels.
         dense: whether each node has an entry of its own.
+        reach: along (z, y, x), distance from the centre beyond which features stay as they are, pixels: nodes farther
+            out would serve the outermost layer of pixels alone, and follow its noise.
     """
 
     def __init__(self, box: Box, cell: float, n_features: int, table_size: int, generator: torch.Generator) -> None:
@@ -31,26 +39,28 @@ class GridLevel(nn.Module):
             box: region to cover.
             cell: node spacing, pixels, > 0.
             n_features: features a node.
-            table_size: entries beyond which nodes share them through a hash.
+            table_size: entries beyond which nodes share them.
             generator: source of the initial values, uniform within ±1e-2.
         """
         super().__init__()
         self.cell = cell
         self.nodes = tuple(max(2, math.ceil(n / cell) + 1) for n in box.shape)
-        self.dense = math.prod(self.nodes) <= table_size
-        n_entries = math.prod(self.nodes) if self.dense else table_size
-        init = torch.rand(n_entries, n_features, generator=generator) * 2e-2 - 1e-2
-        self.table = nn.Parameter(init.T.contiguous())  # (features, entries); dense order is (y, z, x)
+        self.reach = tuple(max(0.0, n / 2 - 1) for n in box.shape)
+        in_plane = self.nodes[0] * self.nodes[2]
+        n_entries = min(in_plane, max(1, table_size // self.nodes[1]))
+        self.dense = n_entries == in_plane
+        shape = (self.nodes[1], n_features, n_entries)
+        self.table = nn.Parameter(torch.rand(shape, generator=generator) * 2e-2 - 1e-2)
 
-    def entry(self, z: Tensor, y: Tensor, x: Tensor) -> Tensor:
-        """Return the table entry of nodes, any broadcastable integer shapes."""
+    def entry(self, z: Tensor, x: Tensor) -> Tensor:
+        """Return the entry, in the table of their plane, of nodes, any broadcastable integer shapes."""
         if self.dense:
-            return (y * self.nodes[0] + z) * self.nodes[2] + x
-        return ((z * _PRIMES[0]) ^ (y * _PRIMES[1]) ^ (x * _PRIMES[2])) % self.table.shape[1]
+            return z * self.nodes[2] + x
+        return ((z * _PRIME) ^ x) % self.table.shape[2]
 
     def _position(self, coordinate: Tensor, axis: int) -> Tensor:
-        n = self.nodes[axis]
-        return (coordinate / self.cell + (n - 1) / 2).clamp(0, n - 1)
+        n, reach = self.nodes[axis], self.reach[axis]
+        return (coordinate.clamp(-reach, reach) / self.cell + (n - 1) / 2).clamp(0, n - 1)
 
     def forward(self, points: Tensor) -> Tensor:
         """Return features, shape (..., features), at points (z, y, x) of shape (..., 3)."""
@@ -62,8 +72,8 @@ class GridLevel(nn.Module):
             weight = torch.ones((), dtype=points.dtype, device=points.device)
             for p, i, s in zip(position, low, step, strict=True):
                 weight = weight * (1 - (p - (i + s)).abs())
-            index = self.entry(*(i + s for i, s in zip(low, step, strict=True)))
-            total = total + weight[..., None] * self.table.T[index]
+            node_z, node_y, node_x = (i + s for i, s in zip(low, step, strict=True))
+            total = total + weight[..., None] * self.table[node_y, :, self.entry(node_z, node_x)]
         return total
 
     def slices(self, z: Tensor, y: Tensor, x: Tensor) -> Tensor:
@@ -72,22 +82,20 @@ class GridLevel(nn.Module):
         low = position.detach().floor().clamp_max(self.nodes[1] - 2)
         first = int(low.min())
         count = int(low.max()) + 2 - first
-        planes = self._planes(first, count)  # (features, count, nodes_z * nodes_x)
         along_y = linear_weights(position - first, count)
-        mixed = torch.einsum("yp,fpn->yfn", along_y, planes)
-        mixed = mixed.reshape(len(y), len(self.table), self.nodes[0], self.nodes[2])
+        mixed = along_y @ self._planes(first, count)
+        mixed = mixed.reshape(len(y), -1, self.nodes[0], self.nodes[2])
         along_z = linear_weights(self._position(z, 0), self.nodes[0])
         along_x = linear_weights(self._position(x, 2), self.nodes[2])
         return along_z @ mixed @ along_x.T
 
     def _planes(self, first: int, count: int) -> Tensor:
-        n_z, _, n_x = self.nodes
-        if self.dense:
-            return self.table[:, first * n_z * n_x : (first + count) * n_z * n_x].reshape(-1, count, n_z * n_x)
-        device = self.table.device
-        y = torch.arange(first, first + count, device=device)[:, None, None]
-        z, x = torch.arange(n_z, device=device)[:, None], torch.arange(n_x, device=device)
-        return self.table[:, self.entry(z, y, x).flatten()].reshape(-1, count, n_z * n_x)
+        """Return the features of some planes, shape (count, features · nodes_z · nodes_x)."""
+        planes = window(self.table, first, count)
+        if not self.dense:
+            z, x = (torch.arange(self.nodes[axis], device=planes.device) for axis in (0, 2))
+            planes = planes[:, :, self.entry(z[:, None], x).flatten()]
+        return planes.flatten(1)
 
 
 class HashGrid(Field):
@@ -109,7 +117,7 @@ class HashGrid(Field):
         n_features: int = 4,
         width: int = 64,
         depth: int = 1,
-        log2_table: int = 19,
+        log2_table: int = 25,
         scale: float = 1.0,
         mean: float = 0.5,
         generator: torch.Generator,
@@ -124,7 +132,7 @@ class HashGrid(Field):
             n_features: features a node and level.
             width: width of the MLP.
             depth: hidden layers of the MLP.
-            log2_table: binary logarithm of the largest table.
+            log2_table: binary logarithm of the most entries of a level.
             scale: typical density, > 0: the unit of the output.
             mean: initial density, in units of `scale`.
             generator: source of the initial values.
@@ -147,10 +155,7 @@ class HashGrid(Field):
 
     def decode(self, features: Tensor) -> Tensor:
         """Return densities, shape (..., n), of features of shape (..., channels, n)."""
-        hidden = features
-        for weight, bias in zip(self.weights[:-1], self.biases[:-1], strict=True):
-            hidden = torch.relu(weight @ hidden + bias)
-        p = nn.functional.softplus(self.weights[-1] @ hidden + self.biases[-1]).squeeze(-2)
+        p = nn.functional.softplus(perceptron(features, list(self.weights), list(self.biases)).squeeze(-2))
         return self.scale * (p + GROWTH * p.square())
 
     def forward(self, points: Tensor) -> Tensor:
@@ -162,3 +167,10 @@ class HashGrid(Field):
         """Return the density on a grid, shape (n_y, n_z, n_x)."""
         features = torch.cat([cast(GridLevel, level).slices(z, y, x) for level in self.levels], dim=1)
         return self.decode(features.flatten(2)).reshape(len(y), len(z), len(x))
+
+    def groups(self, learning_rate: float) -> list[dict]:
+        """Return the optimiser's parameter groups: the tables, of which a step touches a window, and the network."""
+        tables = [cast(GridLevel, level).table for level in self.levels]
+        network = [*self.weights, *self.biases]
+        touched = {"params": tables, "lr": TABLES_FASTER * learning_rate, "windowed": True}
+        return [touched, {"params": network, "lr": learning_rate}]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import math
 from dataclasses import dataclass
@@ -71,6 +72,8 @@ class NoiseModel(nn.Module):
     """Parameters that may be orders of magnitude off at the start, and so learn ten times as fast."""
     axis: int | None = None
     """Dimension of the images along which noise is correlated, or None."""
+    quasi: ClassVar[bool] = False
+    """Whether the gradient of log p in the clean intensity is that of :meth:`pull`, which is cheaper than log p."""
     trust: float = 1.0
     """Share of the correlation, 0 to 1, that the gradient in the clean intensity knows of; likelihoods know all."""
 
@@ -120,6 +123,19 @@ class NoiseModel(nn.Module):
         """
         return self.log_law(observed, clean)
 
+    def pull(self, observed: Tensor, clean: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Return the function of `clean` that the field follows in place of log p. Needed of models that are `quasi`.
+
+        Args:
+            observed: recorded intensity, any shape.
+            clean: clean intensity, same shape.
+            labels: as in :meth:`log_prob`.
+
+        Returns:
+            same shape; only its gradient in `clean` has a meaning.
+        """
+        raise NotImplementedError
+
     def log_law(
         self,
         observed: Tensor,
@@ -135,18 +151,23 @@ class NoiseModel(nn.Module):
             given: what the neighbours tell, or None for nothing.
             mapped: to_normal(observed - clean, clean) if it is known already.
         """
-        rec = self.recording
-        if rec.quantum is not None:
-            result = self._log_bin(observed, clean, rec.quantum, given)
-        else:
-            mapped = mapped or self.to_normal(observed - clean, clean.detach())
-            z, log_det = _standardised(*mapped, given)
-            result = log_det - 0.5 * z.square() - _LOG_SQRT_2PI
-        for saturated, bound, side in self._atoms(observed):
-            there, known = clean[saturated], None if given is None else given[saturated]
-            z, _ = _standardised(*self.to_normal(bound - there, there.detach()), known)
-            result = result.masked_scatter(saturated, torch.special.log_ndtr(side * z).to(result.dtype))
-        return result
+        with self.settled():
+            rec = self.recording
+            if rec.quantum is not None:
+                result = self._log_bin(observed, clean, rec.quantum, given)
+            else:
+                mapped = mapped or self.to_normal(observed - clean, clean.detach())
+                z, log_det = _standardised(*mapped, given)
+                result = log_det - 0.5 * z.square() - _LOG_SQRT_2PI
+            for saturated, bound, side in self._atoms(observed):
+                there, known = clean[saturated], None if given is None else given[saturated]
+                z, _ = _standardised(*self.to_normal(bound - there, there.detach()), known)
+                result = result.masked_scatter(saturated, torch.special.log_ndtr(side * z).to(result.dtype))
+            return result
+
+    def settled(self) -> contextlib.AbstractContextManager[None]:
+        """Return a context in which the parameters do not change, so that what depends on them is computed once."""
+        return contextlib.nullcontext()
 
     def _atoms(self, observed: Tensor) -> list[tuple[Tensor, float, int]]:
         """Return, per end that saturates: which pixels do, the bound of their noise, on which side (1 below)."""

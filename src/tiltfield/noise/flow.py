@@ -7,7 +7,9 @@ signal from the field. Here noise = σ(c)·(g(ε; c) - E[g(ε; c)]), with the ex
 
 from __future__ import annotations
 
+import contextlib
 import math
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
@@ -66,6 +68,8 @@ class RadialFlow(NoiseModel):
     With σ in front, and the mean tabulated in its units, E[n | c] stays at zero between the nodes too.
     """
 
+    quasi = True
+
     def __init__(
         self,
         scale: PoissonGaussian,
@@ -92,6 +96,8 @@ class RadialFlow(NoiseModel):
         self.scale = scale
         self.low, self.high = low, high
         self.n_pairs = n = n_layers // 2
+        self._table: Tensor | None = None
+        self._moments: tuple[list, Gaussian] | None = None
         identity = math.log(math.expm1(1))  # softplus(b) = α = 1 gives β = 0
         layers = torch.stack([torch.linspace(-1.0, 1.0, n), torch.zeros(n), torch.full((n,), identity)])
         self.free = nn.Parameter(layers.clone())  # centre, a, b: (3, pairs)
@@ -107,11 +113,15 @@ class RadialFlow(NoiseModel):
         """Change the units in place."""
         super().rescale_(factor, shift)
         self.scale.rescale_(factor, shift)
+        self._moments = None
         self.low, self.high = factor * self.low + shift, factor * self.high + shift
 
     def moments(self) -> Gaussian:
         """Return the Gaussian of equal mean and variance at every clean intensity, taken as given."""
-        return _Moments(self)
+        state = [(id(p), p._version, p.device) for p in self.parameters()]  # as long as it lasts, the moments do
+        if self._moments is None or self._moments[0] != state:
+            self._moments = (state, _Moments(self))
+        return self._moments[1]
 
     def log_prob(self, observed: Tensor, clean: Tensor, labels: Tensor | None = None) -> Tensor:
         """Return log p(observed | clean), with the gradient in `clean` of the Gaussian of equal mean and variance.
@@ -133,8 +143,24 @@ class RadialFlow(NoiseModel):
         value = self.log_law(observed, clean.detach())
         if not clean.requires_grad:
             return value
-        pull = self.moments().log_law(observed, clean)
+        pull = self.pull(observed, clean, labels)
         return value + (pull - pull.detach())
+
+    def pull(self, observed: Tensor, clean: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Return log p of the Gaussian of equal mean and variance, which the field follows."""
+        return self.moments().log_law(observed, clean)
+
+    @contextlib.contextmanager
+    def settled(self) -> Iterator[None]:
+        """Compute what depends on the parameters alone once, for all that is asked inside."""
+        if self._table is not None:  # it is already
+            yield
+            return
+        self._table = self._at_nodes()
+        try:
+            yield
+        finally:
+            self._table = None
 
     def _at_nodes(self) -> Tensor:
         """Return log of the change of σ, layer parameters and mean over σ at the nodes, shape (3 pairs + 2, nodes)."""
@@ -150,7 +176,7 @@ class RadialFlow(NoiseModel):
         position = ((clean - self.low) / (self.high - self.low) * (_NODES - 1)).clamp(0, _NODES - 1)
         node = position.detach().long().clamp(0, _NODES - 2)  # clamped once more for NaN, which has no integer
         weight = (position - node)[None]
-        table = self._at_nodes()
+        table = self._at_nodes() if self._table is None else self._table
         q = table[:, node] * (1 - weight) + table[:, node + 1] * weight
         return self.scale.log_deviation(clean) + q[0], q[1:-1], q[-1]
 

@@ -29,6 +29,7 @@ class Scan(NoiseModel):
     """
 
     fast = NoiseModel.fast | {"partial"}
+    quasi = True
 
     def __init__(self, marginal: NoiseModel, axis: int = -1, order: int = ORDER) -> None:
         """Start without correlation.
@@ -86,15 +87,21 @@ class Scan(NoiseModel):
         value = self._joint(self.marginal, observed, clean.detach(), labels, self.table())
         if not clean.requires_grad:
             return value
-        pull = self._joint(self.marginal.moments(), observed, clean, labels, self.table(self.trust).detach())
+        pull = self.pull(observed, clean, labels)
         return value + (pull - pull.detach())
+
+    def pull(self, observed: Tensor, clean: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Return log p of the Gaussian process of equal mean and variance, which the field follows."""
+        table = self.table(self.trust).detach()
+        return self._joint(self.marginal.moments(), observed, clean, labels, table)
 
     def _joint(
         self, marginal: NoiseModel, observed: Tensor, clean: Tensor, labels: Tensor | None, table: Tensor
     ) -> Tensor:
-        mapped = marginal.to_normal(observed - clean, clean.detach())
-        scores = marginal.scores(observed, clean, mapped)
-        return marginal.log_law(observed, clean, self._given(scores, labels, table), mapped)
+        with marginal.settled():
+            mapped = marginal.to_normal(observed - clean, clean.detach())
+            scores = marginal.scores(observed, clean, mapped)
+            return marginal.log_law(observed, clean, self._given(scores, labels, table), mapped)
 
     def given(self, scores: Tensor, labels: Tensor | None = None) -> Given:
         """Return mean and deviation of each pixel's z given those before it along the scan."""

@@ -1,0 +1,95 @@
+"""Large tables of which a step touches a few adjacent planes: their gradient and Adam's update are of those alone.
+
+A step of the fit renders a block of slices, and so reads a window of planes of every grid. Dense gradients and a dense
+Adam would pass over the whole table a step, which takes longer than everything else together on large volumes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def window(table: Tensor, first: int, count: int) -> Tensor:
+    """Return planes of a table, with a gradient that waits at the table for :class:`WindowAdam` if that optimises it.
+
+    Args:
+        table: planes along its first dimension.
+        first: the first plane.
+        count: how many.
+    """
+    if getattr(table, "windows", None) is None or not torch.is_grad_enabled():
+        return table[first : first + count]
+    return _Window.apply(table, first, count)
+
+
+class _Window(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, table: Tensor, first: int, count: int) -> Tensor:  # type: ignore[no-untyped-def]  # noqa: ANN001
+        ctx.table, ctx.first = table, first
+        return table[first : first + count]
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[None, None, None]:  # type: ignore[no-untyped-def]  # noqa: ANN001
+        ctx.table.windows.append((ctx.first, gradient))
+        return None, None, None
+
+
+class WindowAdam(torch.optim.Optimizer):
+    """Adam (Kingma and Ba, 2015) that leaves planes alone while no step touches them, with their moments.
+
+    Every plane counts its own steps. What :func:`window` read has its gradient here, anything else in `grad`.
+    """
+
+    def __init__(
+        self, params: Iterable[Any], lr: float, betas: tuple[float, float] = (0.9, 0.99), eps: float = 1e-15
+    ) -> None:
+        """Take over the parameters.
+
+        Args:
+            params: tables, or groups of them.
+            lr: learning rate.
+            betas: decay of the first and of the second moment, a touch.
+            eps: added to the deviation.
+        """
+        super().__init__(params, {"lr": lr, "betas": betas, "eps": eps})
+        for group in self.param_groups:
+            for table in group["params"]:
+                table.windows = []
+                self.state[table] = {
+                    "first": torch.zeros_like(table),
+                    "second": torch.zeros_like(table),
+                    "touched": torch.zeros(len(table), device=table.device),
+                }
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Forget the gradients."""
+        super().zero_grad(set_to_none)
+        for group in self.param_groups:
+            for table in group["params"]:
+                table.windows.clear()
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        """Descend on the planes that have a gradient."""
+        for group in self.param_groups:
+            for table in group["params"]:
+                whole = [] if table.grad is None else [(0, table.grad)]
+                for first, gradient in [*table.windows, *whole]:
+                    planes = slice(first, first + len(gradient))
+                    self._descend(table[planes], gradient, planes, self.state[table], group)
+
+    @staticmethod
+    def _descend(values: Tensor, gradient: Tensor, planes: slice, state: dict[str, Tensor], group: dict) -> None:
+        decay, decay2 = group["betas"]
+        first, second, touched = (state[name][planes] for name in ("first", "second", "touched"))
+        touched += 1
+        shape = (-1, *[1] * (values.ndim - 1))
+        scale = (group["lr"] / (1 - decay**touched)).view(shape)
+        first.lerp_(gradient, 1 - decay)
+        second.mul_(decay2).addcmul_(gradient, gradient, value=1 - decay2)
+        root = (second / (1 - decay2**touched).view(shape)).sqrt_().add_(group["eps"])
+        values.sub_(root.reciprocal_().mul_(first).mul_(scale))

@@ -1,0 +1,46 @@
+"""The network in pieces is the plain one: values and gradients, whatever the pieces."""
+
+import itertools
+
+import pytest
+import torch
+
+from tiltfield.kernels import perceptron as module
+from tiltfield.kernels.perceptron import perceptron, perceptron_plainly
+
+F64 = torch.float64
+
+
+def network(sizes, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    pairs = list(itertools.pairwise(sizes))
+    weights = [torch.randn(n_out, n_in, generator=generator, dtype=F64).requires_grad_() for n_in, n_out in pairs]
+    biases = [torch.randn(n_out, 1, generator=generator, dtype=F64).requires_grad_() for _, n_out in pairs]
+    return weights, biases
+
+
+@pytest.mark.parametrize("sizes", [(5, 1), (5, 7, 1), (5, 7, 3, 2)], ids=str)
+@pytest.mark.parametrize("shape", [(5, 40), (3, 5, 40), (1, 5, 1)], ids=str)
+def test_values_and_gradients_are_those_of_the_plain_network(sizes, shape, monkeypatch):
+    monkeypatch.setattr(module, "CHUNK", 16)  # 40 points are three pieces, the last one shorter
+    generator = torch.Generator().manual_seed(1)
+    weights, biases = network(sizes)
+    x = torch.randn(shape, generator=generator, dtype=F64).requires_grad_()
+    fast, plain = perceptron(x, weights, biases), perceptron_plainly(x, weights, biases)
+    torch.testing.assert_close(fast, plain)
+    given = torch.randn(plain.shape, generator=generator, dtype=F64)
+    inputs = [x, *weights, *biases]
+    for a, b in zip(
+        torch.autograd.grad((fast * given).sum(), inputs),
+        torch.autograd.grad((plain * given).sum(), inputs),
+        strict=True,
+    ):
+        torch.testing.assert_close(a, b)
+
+
+def test_a_network_by_hand():
+    weights = [torch.tensor([[1.0], [-1.0]]), torch.tensor([[2.0, 3.0]])]
+    biases = [torch.tensor([[0.0], [1.0]]), torch.tensor([[0.5]])]
+    torch.testing.assert_close(
+        perceptron(torch.tensor([[0.0, 2.0, -1.0]]), weights, biases), torch.tensor([[3.5, 4.5, 6.5]])
+    )

@@ -1,0 +1,112 @@
+"""Gradients of windows: as plain slicing without the optimiser; with it, Adam on what was touched."""
+
+import copy
+
+import pytest
+import torch
+
+from tiltfield.kernels.window import WindowAdam, window
+
+BETAS = (0.9, 0.99)
+
+
+def table(seed=0):
+    return torch.nn.Parameter(torch.randn(6, 2, 3, generator=torch.Generator().manual_seed(seed)))
+
+
+def loss_of(parameter, first=0, count=6, target=1.0):
+    return (window(parameter, first, count) - target).square().sum()
+
+
+def test_without_the_optimiser_a_window_is_a_slice():
+    parameter = table()
+    loss_of(parameter, 2, 3).backward()
+    expected = torch.zeros_like(parameter)
+    expected[2:5] = 2 * (parameter[2:5] - 1)
+    torch.testing.assert_close(parameter.grad, expected)
+
+
+def test_touched_at_every_step_it_is_adam():
+    ours, theirs = table(), table()
+    a = WindowAdam([ours], lr=0.05, betas=BETAS)
+    b = torch.optim.Adam([theirs], lr=0.05, betas=BETAS, eps=1e-15)
+    for _ in range(20):
+        for parameter, optimiser in ((ours, a), (theirs, b)):
+            optimiser.zero_grad()
+            loss_of(parameter).backward()
+            optimiser.step()
+    torch.testing.assert_close(ours, theirs)
+
+
+def test_a_plain_gradient_counts_as_a_window_of_all():
+    ours, theirs = table(), table()
+    a, b = WindowAdam([ours], lr=0.05), torch.optim.Adam([theirs], lr=0.05, betas=BETAS, eps=1e-15)
+    for parameter, optimiser in ((ours, a), (theirs, b)):
+        (parameter * 3).sum().backward()
+        optimiser.step()
+    torch.testing.assert_close(ours, theirs)
+
+
+def test_each_plane_counts_its_own_steps():
+    """Planes touched in turn end where they would if each were optimised alone, by Adam."""
+    ours = table()
+    optimiser = WindowAdam([ours], lr=0.05, betas=BETAS)
+    alone = [torch.nn.Parameter(part.clone()) for part in table().detach().split(2)]
+    others = [torch.optim.Adam([part], lr=0.05, betas=BETAS, eps=1e-15) for part in alone]
+    for step in range(12):
+        k = step % 3
+        optimiser.zero_grad()
+        others[k].zero_grad()
+        loss_of(ours, 2 * k, 2).backward()
+        (alone[k] - 1).square().sum().backward()
+        optimiser.step()
+        others[k].step()
+    torch.testing.assert_close(ours, torch.cat(alone))
+
+
+def test_what_no_step_touches_stays():
+    parameter = table()
+    before = parameter.detach().clone()
+    optimiser = WindowAdam([parameter], lr=0.1)
+    loss_of(parameter, 1, 2).backward()
+    optimiser.step()
+    moved = (parameter != before).any(dim=2).any(dim=1)
+    assert moved.tolist() == [False, True, True, False, False, False]
+    assert parameter.grad is None
+
+
+def test_gradients_are_forgotten():
+    parameter = table()
+    optimiser = WindowAdam([parameter], lr=0.1)
+    loss_of(parameter).backward()
+    optimiser.zero_grad()
+    before = parameter.detach().clone()
+    optimiser.step()
+    assert torch.equal(parameter, before)
+
+
+def test_without_gradients_nothing_waits():
+    parameter = table()
+    WindowAdam([parameter], lr=0.1)
+    with torch.no_grad():
+        window(parameter, 0, 2)
+    assert parameter.windows == []
+
+
+@pytest.mark.parametrize("steps", [1, 5])
+def test_goes_on_from_its_state(steps):
+    first, second = table(), table()
+    a = WindowAdam([first], lr=0.05)
+    for k in range(steps):
+        a.zero_grad()
+        loss_of(first, k % 4, 3).backward()
+        a.step()
+    with torch.no_grad():
+        second.copy_(first)
+    b = WindowAdam([second], lr=0.05)
+    b.load_state_dict(copy.deepcopy(a.state_dict()))
+    for parameter, optimiser in ((first, a), (second, b)):
+        optimiser.zero_grad()
+        loss_of(parameter, 1, 4).backward()
+        optimiser.step()
+    assert torch.equal(first, second)
