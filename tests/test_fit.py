@@ -88,17 +88,18 @@ def test_the_same_seed_gives_the_same_bits_and_another_does_not(noise):
 
 
 @pytest.mark.parametrize("at", [1, 4, 17])  # early, in the middle of a pass, late
-def test_a_resumed_fit_ends_where_the_uninterrupted_one_does(at):
+@pytest.mark.parametrize("field", ["voxels", "hashgrid"])
+def test_a_resumed_fit_ends_where_the_uninterrupted_one_does(field, at):
     problem, saved = make_problem(), io.BytesIO()
 
     def watch(state, done, figures):
         if state.step == at:
             torch.save(state.state_dict(), saved)
 
-    whole = make_state(problem, noise="flow")
+    whole = make_state(problem, noise="flow", field=field)
     fit(problem, whole, SCHEDULE, watch)
     saved.seek(0)
-    resumed = make_state(problem, seed=99, noise="flow")
+    resumed = make_state(problem, seed=99, noise="flow", field=field)
     resumed.load_state_dict(torch.load(saved, weights_only=True))
     assert resumed.step == at
     fit(problem, resumed, SCHEDULE)
@@ -317,3 +318,20 @@ def test_the_field_learns_of_the_correlation_as_the_fit_goes_on():
     assert trusts[0] == 0.0
     assert trusts[-1] == 1.0
     assert trusts == sorted(trusts)
+
+
+def test_a_flow_learns_every_few_steps_and_the_field_at_each():
+    problem = make_problem()
+    state = make_state(problem, noise="flow")
+    moved = {"field": [], "noise": []}
+    for _ in range(2 * loop.LEARN_EVERY):
+        before = {name: parameters_of(state.modules[name]) for name in moved}
+        step(problem, state, SCHEDULE, 0.3)
+        for name, steps in moved.items():
+            steps.append(not torch.equal(before[name], parameters_of(state.modules[name])))
+    assert moved["field"] == [True] * 2 * loop.LEARN_EVERY
+    assert moved["noise"] == [k % loop.LEARN_EVERY == 0 for k in range(2 * loop.LEARN_EVERY)]
+
+
+def parameters_of(module):
+    return torch.cat([p.detach().flatten() for p in module.parameters()])

@@ -67,7 +67,7 @@ def test_correlated_noise_and_its_axis_are_found(axis, dimension):
     assert (plan.scan, plan.noise) == (dimension, "scan-flow")
     assert f"the scan runs along {axis}" in said
     assert plan.correlation[0] == pytest.approx(0.5, abs=0.12)  # with what the fit leaves unexplained
-    expected, near = held_out_pixels(tuple(problem.held.shape), dimension, 0)
+    expected, near = held_out_pixels(tuple(problem.held.shape), dimension, 0, plan.guard)
     assert torch.equal(problem.held, expected)
     assert torch.equal(problem.used, ~expected & ~near)
     assert problem.held.double().mean() == pytest.approx(HELD_OUT, rel=0.1)

@@ -19,9 +19,11 @@ import torch
 from torch import Tensor
 
 from tiltfield.contrast import Contrast
+from tiltfield.errors import InputError
 from tiltfield.fields.base import Box, Field
 from tiltfield.fitstate import FitState
 from tiltfield.geometry import centred
+from tiltfield.kernels.window import WindowAdam
 from tiltfield.noise.base import NoiseModel
 from tiltfield.problem import Problem
 from tiltfield.regularise import margin_density, total_variation
@@ -29,6 +31,7 @@ from tiltfield.schedule import AnySchedule, Schedule
 
 HELD_ROWS = 32  # rows whose held-out pixels are judged at a time
 TRUST_FROM, TRUST_ALL = 0.1, 0.5  # share of a fit from which, and by which, it follows the noise's correlation
+LEARN_EVERY, LEARN_FROM, LEARN_FASTER = 4, 0.5, 3.0  # steps between two of a flow's, share of the tilts, larger rate
 EMPTY = 0.5  # cost of density where there is believed to be none, against that of as steep a gradient
 
 
@@ -59,11 +62,15 @@ def start(
     """
     groups = [
         *density.groups(schedule.learning_rate),
-        *noise.groups(schedule.noise_rate),
+        *noise.groups(schedule.noise_rate * (LEARN_FASTER if noise.quasi else 1.0)),
         *contrast.groups(schedule.contrast_rate),
     ]
-    optimiser = torch.optim.Adam(groups, betas=(0.9, 0.99), eps=1e-15)
-    return FitState(density, noise, contrast, [optimiser], generator)
+    windowed = [group for group in groups if group.pop("windowed", False)]
+    others = [group for group in groups if group not in windowed]
+    optimisers: list[torch.optim.Optimizer] = [torch.optim.Adam(others, betas=(0.9, 0.99), eps=1e-15)]
+    if windowed:
+        optimisers.append(WindowAdam(windowed, lr=schedule.learning_rate))
+    return FitState(density, noise, contrast, optimisers, generator)
 
 
 def step(problem: Problem, state: FitState, schedule: Schedule, done: float) -> dict[str, float]:
@@ -87,16 +94,41 @@ def step(problem: Problem, state: FitState, schedule: Schedule, done: float) -> 
     density = density[rows.start - seen.start : rows.stop - seen.start]
     part = problem.rows(rows.start, rows.stop)
     state.noise.trust = min(1.0, max(0.0, (done - TRUST_FROM) / (TRUST_ALL - TRUST_FROM)))
-    log_prob = state.noise.log_prob(part.observed, clean, part.labels)
-    used = part.used
-    nll = -(log_prob * used).sum() / used.sum().clamp_min(1)
-    variation = total_variation(density, problem.scale)
+    nll, held = _likelihood(state, part, clean)
+    last = rows.stop == problem.box.n_y  # the last slice of all is its own neighbour; others meet theirs another time
+    variation = total_variation(torch.cat([density, density[-1:]]) if last else density, problem.scale)
     prior = variation + EMPTY * margin_density(density, problem.scale, problem.margin)
     columns = problem.box.n_x / problem.observed.shape[2]  # so that the weight does not depend on the padding
     loss = nll + schedule.tv_weight * columns * prior
     state.descend([loss], schedule.rate(done, state.step))
-    state.judge(log_prob[part.held])
+    state.judge(held)
     return {"loss": loss.item(), "nll": nll.item(), "tv": variation.item()}
+
+
+def _likelihood(state: FitState, part: Problem, clean: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the mean negative log-likelihood of a block, to descend on, and log p of its held-out pixels.
+
+    A model that is `quasi` learns now and then, from some of the pixels, in larger steps: it has few parameters, and
+    pixels are many.
+    """
+    noise, observed, used, labels = state.noise, part.observed, part.used, part.labels
+    if not noise.quasi:
+        log_prob = noise.log_prob(observed, clean, labels)
+        return _mean_nll(log_prob, used), log_prob[part.held]
+    nll, fixed = _mean_nll(noise.pull(observed, clean, labels), used), clean.detach()
+    if state.step % LEARN_EVERY == 0:
+        n_tilts = observed.shape[1]
+        count = math.ceil(LEARN_FROM * n_tilts)
+        first = int(torch.randint(0, n_tilts - count + 1, (1,), generator=state.generator))
+        tilts = slice(first, first + count)
+        own = _mean_nll(noise.log_prob(observed[:, tilts], fixed[:, tilts], labels[:, tilts]), used[:, tilts])
+        nll = nll + (own - own.detach())
+    with torch.no_grad():
+        return nll, _held_log_prob(part, noise, fixed)
+
+
+def _mean_nll(log_prob: Tensor, used: Tensor) -> Tensor:
+    return -(log_prob * used).sum() / used.sum().clamp_min(1)
 
 
 def slices_of(density: Field, box: Box, rows: slice, shift: Tensor | None = None) -> Tensor:
@@ -139,7 +171,8 @@ def fit(
     """Run the schedule from wherever the state stands, and leave the best parameters in it.
 
     Best is the last pass whose held-out negative log-likelihood is within so many standard errors of the lowest as the
-    schedule allows. Ctrl-C ends the fit early with what there is.
+    schedule allows. Ctrl-C ends the fit early with what there is. Where the GPU's memory is too small for a step, the
+    fit goes on with steps of half the size.
 
     Args:
         problem: the data.
@@ -150,14 +183,22 @@ def fit(
 
     Returns:
         how it ended.
+
+    Raises:
+        InputError: if the GPU's memory is too small for the smallest step.
     """
     outcome = Outcome.FINISHED
     state.interrupted = None
+    for _ in range(state.halvings):  # of an earlier sitting
+        schedule = schedule.smaller() or schedule
     total = schedule.steps(problem.box.n_y)
     clock = time.perf_counter() - state.elapsed
     try:
         while (done := _done(state, schedule, total)) < 1:
-            figures = step(problem, state, schedule, done)
+            figures = _tried(step, problem, state, schedule, done)
+            if figures is None:
+                schedule, total = _halve(problem, state, schedule)
+                continue
             state.elapsed = time.perf_counter() - clock
             if not math.isfinite(figures["loss"]):
                 outcome = Outcome.DIVERGED
@@ -175,6 +216,29 @@ def fit(
     if outcome is not Outcome.INTERRUPTED or state.best:
         state.restore_best()
     return outcome
+
+
+def _tried(
+    step: Step, problem: Problem, state: FitState, schedule: AnySchedule, done: float
+) -> dict[str, float] | None:
+    """Return the figures of a step, None if the GPU's memory was too small for it; what it held is free again then."""
+    try:
+        return step(problem, state, schedule, done)
+    except torch.cuda.OutOfMemoryError:
+        torch.cuda.empty_cache()
+        return None
+
+
+def _halve(problem: Problem, state: FitState, schedule: AnySchedule) -> tuple[AnySchedule, int]:
+    """Return the schedule with steps of half the size, and their number; the pass begins anew."""
+    smaller = schedule.smaller()
+    if smaller is None:
+        raise InputError("the GPU's memory is too small for this volume: bin the images (--bin), or try --device cpu")
+    n_rows = problem.box.n_y
+    state.step = round(state.step * smaller.steps(n_rows) / schedule.steps(n_rows))
+    state.halvings += 1
+    state.queue, state.held_sum, state.held_square, state.held_count = [], 0.0, 0.0, 0
+    return smaller, smaller.steps(n_rows)
 
 
 def _done(state: FitState, schedule: AnySchedule, total: int) -> float:
@@ -245,16 +309,16 @@ def held_out(problem: Problem, noise: NoiseModel, clean: Tensor) -> dict[str, fl
         clean: rendered images, shape (row, tilt, col).
     """
     with torch.no_grad():
+        blocks = [slice(i, i + HELD_ROWS) for i in range(0, problem.box.n_y, HELD_ROWS)]
         nll = -torch.cat(
-            [_held_log_prob(problem, noise, clean, i) for i in range(0, problem.box.n_y, HELD_ROWS)]
+            [_held_log_prob(problem.rows(rows.start, rows.stop), noise, clean[rows]) for rows in blocks]
         ).mean()
         error = (problem.observed[problem.held] - clean[problem.held]).square().mean().sqrt()
     return {"nll": float(nll), "rmse": float(error)}
 
 
-def _held_log_prob(problem: Problem, noise: NoiseModel, clean: Tensor, first: int) -> Tensor:
-    """Return log p of the held-out pixels in the rows from `first` on."""
-    part, there = problem.rows(first, first + HELD_ROWS), clean[first : first + HELD_ROWS]
+def _held_log_prob(part: Problem, noise: NoiseModel, clean: Tensor) -> Tensor:
+    """Return log p of the held-out pixels of a block, given its clean images."""
     if noise.axis is None:  # pixels are independent: the others need not be looked at
-        return noise.log_prob(part.observed[part.held], there[part.held])
-    return noise.log_prob(part.observed, there, part.labels)[part.held]
+        return noise.log_prob(part.observed[part.held], clean[part.held])
+    return noise.log_prob(part.observed, clean, part.labels)[part.held]

@@ -17,7 +17,7 @@ from tiltfield.noise.base import NoiseModel
 
 _POSITION = (
     *("step", "queue", "elapsed", "held_sum", "held_square", "held_count"),
-    *("best_held", "best_pass", "best", "curve"),
+    *("best_held", "best_pass", "best", "curve", "halvings"),
 )
 
 
@@ -40,6 +40,7 @@ class FitState:
     best_pass: int = 0
     best: dict[str, Any] = field(default_factory=dict)
     curve: list[float] = field(default_factory=list)
+    halvings: int = 0  # of the steps' size, as the GPU's memory was short
     interrupted: dict[str, Any] | None = None  # the state_dict of the moment, before the best parameters were restored
 
     @property

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -30,6 +30,7 @@ from tiltfield.projector import Rays
 from tiltfield.regularise import total_variation
 
 JUDGED_RAYS = 2048  # of the held-out tilts, by which a state is judged
+FEWEST_RAYS = 16  # of a part of a step
 REDRAWS = 16  # of a place that a blur leads beyond the image: of a hundred in a corner, one is left
 FALLS_FROM, FALLS_TO = 0.25, 0.01  # share of the steps at which the rate begins to fall, and what it falls to
 _FLAT = 1e-5  # weight of every interval, over that of the densest, so that none is left out
@@ -73,6 +74,10 @@ class RaySchedule:
         """Return the factor on the learning rates: 1 for the first quarter, then falling in a line to 1/100."""
         fallen = max(0.0, done - FALLS_FROM) / (1 - FALLS_FROM)
         return 1 - (1 - FALLS_TO) * min(1.0, fallen)
+
+    def smaller(self) -> RaySchedule | None:
+        """Return the schedule with parts of half as many rays, so twice as many parts a step."""
+        return replace(self, rays=self.rays // 2, parts=2 * self.parts) if self.rays >= 2 * FEWEST_RAYS else None
 
 
 def stratified(near: Tensor, far: Tensor, n: int, generator: torch.Generator | None) -> Tensor:
