@@ -9,7 +9,7 @@ PIP_FLAGS ?=
 CORE := $(VENV)/.core
 DEV  := $(VENV)/.dev
 
-.PHONY: help setup demo test test-slow lint format clean
+.PHONY: help setup demo test test-slow lint format docs clean
 
 help: ## say what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -24,7 +24,7 @@ $(CORE): pyproject.toml constraints.txt | $(BIN)/python
 	@touch $@
 
 $(DEV): pyproject.toml constraints.txt | $(BIN)/python
-	$(BIN)/python -m pip install $(PIP_FLAGS) -c constraints.txt -e '.[test,lint,astra,structure]'
+	$(BIN)/python -m pip install $(PIP_FLAGS) -c constraints.txt -e '.[test,lint,astra,structure,dm,cluster,logs,docs]'
 	@touch $@ $(CORE)
 
 demo: $(CORE) ## simulate a cell, reconstruct it, compare with WBP and SIRT
@@ -45,6 +45,9 @@ format: $(DEV) ## put the code in order
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+docs: $(DEV) ## build the documentation in site/, warnings as errors
+	$(BIN)/mkdocs build --strict
+
 clean: ## remove what was made, but not .venv
-	rm -rf build dist demo out .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf build dist demo out site .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find src tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +

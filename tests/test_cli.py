@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import yaml
 
-from tiltfield import cli
+from tiltfield import cli, cli_flags
 from tiltfield.config import ReconstructConfig, SimulateConfig
 from tiltfield.errors import InputError
+from tiltfield.forecast import Forecast
 from tiltfield.io import write_stack
 from tiltfield.reconstruct import Reconstruction
 from tiltfield.series import Volume
@@ -66,15 +67,16 @@ def test_every_setting_is_a_flag_with_its_description(tiltfield, monkeypatch, co
 
 def test_help_fits_eighty_columns_and_is_grouped():
     environment = {**os.environ, "COLUMNS": "80"}
+    headings = ["Input", "Method", "Output", "Run"]
     command = [sys.executable, "-m", "tiltfield.cli", "reconstruct", "--help"]
     out = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
     assert max(len(line) for line in out.splitlines()) <= 80
-    assert [h for h in ("Input", "Method", "Run") if f"─ {h} ─" in out] == ["Input", "Method", "Run"]
+    assert [h for h in headings if f"─ {h} ─" in out] == headings
 
 
 @pytest.mark.parametrize(
     ("headings", "model"),
-    [(cli.RECONSTRUCT_HEADINGS, ReconstructConfig), (cli.SIMULATE_HEADINGS, SimulateConfig)],
+    [(cli_flags.RECONSTRUCT_HEADINGS, ReconstructConfig), (cli_flags.SIMULATE_HEADINGS, SimulateConfig)],
 )
 def test_every_setting_stands_under_one_heading(headings, model):
     assert sorted(n for names in headings.values() for n in names) == sorted(model.model_fields)
@@ -141,6 +143,7 @@ def test_the_end_says_where_to_look(tiltfield, calls, stack, tmp_path):
     code, out, err = tiltfield("reconstruct", stack, "--out", tmp_path / "run")
     assert code == 0
     assert "volume.mrc (4 × 8 × 12, z y x)" in out
+    assert "run/report.html" in out
     assert "preview.png" in out
     assert "data.rawtlt" in err
     assert "fit 100%" in err
@@ -341,10 +344,8 @@ def test_info_tells_of_the_machine(tiltfield):
 
 
 def test_info_tells_of_a_series(tiltfield, stack, monkeypatch):
-    class Cost:
-        memory_bytes, seconds = 2**30, 75.0
-
-    monkeypatch.setattr(sys.modules["tiltfield.reconstruct"], "forecast", lambda shape, config: Cost, raising=False)
+    cost = Forecast(2**30, 75.0)
+    monkeypatch.setattr(sys.modules["tiltfield.reconstruct"], "expected", lambda shape, config: cost)
     code, out, _ = tiltfield("info", stack)
     assert code == 0
     for part in ("5 images", "8 x 12", "data.rawtlt", "1.0 GiB", "1:15"):

@@ -103,7 +103,7 @@ def test_files_that_are_there_are_kept_unless_told(tiltfield, stack):
         ([], ["--with"]),
         (["--with", "topaz"], ["pip install 'tiltfield[topaz]'"]),
         (["--with", "dwk-p", "--bin", "0"], ["--bin", "greater than or equal to 1"]),
-        (["--with", "dwk-p", "--tilt-axis", "z"], ["--tilt-axis", "expected x, y or a number of degrees"]),
+        (["--with", "dwk-p", "--tilt-axis", "z"], ["--tilt-axis", "expected x, y, file or a number of degrees"]),
         (["--with", "dwk-p", "--angles", "none.tlt"], ["no such file"]),
         (["--with", "dwk-p", "--bin", "200"], ["bin must be a whole number from 1 to 16"]),
     ],

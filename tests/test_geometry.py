@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-from tiltfield.geometry import SliceGeometry, centred, detector_coordinate, full_padding, orient, side_padding
+from tiltfield.geometry import (
+    Placement,
+    SliceGeometry,
+    centred,
+    detector_coordinate,
+    full_padding,
+    orient,
+    side_padding,
+)
 
 PATTERN = np.array([[[1, 2, 3], [4, 5, 6]]])
 
@@ -64,6 +72,31 @@ def test_a_small_angle_keeps_shape_and_type(degrees):
     result = orient(images, degrees)
     assert result.shape == images.shape
     assert result.dtype == np.float32
+
+
+def test_whole_shifts_and_quarter_turns_by_hand():
+    image = np.arange(6.0).reshape(1, 2, 3)
+    right = Placement(np.eye(2)[None], np.array([[1.0, 0.0]]))
+    np.testing.assert_allclose(right.move(image, (2, 3))[0, :, 1:], [[0, 1], [3, 4]], atol=1e-5)
+    np.testing.assert_array_equal(right.seen(0, (2, 3), (2, 3)), [[False, True, True]] * 2)
+    turned = Placement.unmoved(1).turned(90.0)
+    assert turned.shape((2, 3)) == (3, 2)
+    np.testing.assert_allclose(turned.move(image, (3, 2)), orient(image, 90), atol=1e-5)
+    assert turned.seen(0, (2, 3), (3, 2)).all()
+
+
+def test_moving_there_and_back_is_nothing():
+    images = np.concatenate([blob(4, -6), blob(-3, 8)])
+    there = Placement(np.array([[[1.1, 0.2], [-0.1, 0.9]]] * 2), np.array([[2.5, -3.0], [0.3, 4.0]]))
+    inverse = np.linalg.inv(there.matrices)
+    back = Placement(inverse, -np.einsum("nij,nj->ni", inverse, there.shifts))
+    shape = images.shape[1:]
+    np.testing.assert_allclose(back.move(there.move(images, shape), shape), images, atol=2e-3)
+
+
+def test_a_turn_after_a_shift_turns_the_shift():
+    placed = Placement(np.eye(2)[None], np.array([[3.0, 0.0]])).turned(90.0)
+    np.testing.assert_allclose(placed.shifts, [[0.0, 3.0]], atol=1e-12)  # what was right is now below
 
 
 @pytest.mark.parametrize("axis", ["z", "vertical", ""])

@@ -9,11 +9,12 @@ import tiltfield
 
 ROOT = Path(tiltfield.__file__).parent
 LAYERS = """
-    errors parse config observe screening series result geometry io
-    projector fields contrast defocus noise regularise problem schedule fitstate fit plan coarse
-    rehearsal rays published neural classical denoise
-    metrics views traits judge simulate reconstruct evaluate report runfolder run demo paper
-    cli_paths cli_noise cli_denoise cli_paper cli
+    errors extras apart parse settings config observe screening series result geometry io export
+    kernels projector fields contrast defocus noise regularise problem schedule fitstate fit plan coarse
+    rehearsal rays published neural classical denoise forecast pace
+    metrics views traits judge residuals simulate reconstruct evaluate runfolder report run batch viewer evidence
+    demo paper cli_paths cli_flags cli_batch cli_convert cli_view cli_noise cli_denoise cli_evaluate cli_report
+    cli_paper cli __main__
 """
 ORDER = LAYERS.split()
 # Conveniences that look upwards when called, never when imported: Volume.load and Volume.save read and write files.

@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from tiltfield import coarse, fields, neural
-from tiltfield.config import ReconstructConfig
 from tiltfield.errors import InputError
 from tiltfield.evaluate import evaluate
 from tiltfield.fields.mlp import MLP
@@ -19,7 +18,7 @@ from tiltfield.noise import NOISES, NoiseFile, save_noise
 from tiltfield.noise.gaussian import PoissonGaussian
 from tiltfield.noise.scan import Scan
 from tiltfield.observe import Observer
-from tiltfield.reconstruct import check_memory, forecast, pick_device, reconstruct
+from tiltfield.reconstruct import pick_device, reconstruct
 from tiltfield.schedule import PASSES
 from tiltfield.series import TiltSeries
 
@@ -250,48 +249,6 @@ def test_a_cell_comes_closer_to_the_truth_than_by_sirt(cell, settings):
     simulation = cell(size=40, tilts="-60:60:3")
     best = np.max([psnr_of(simulation, method="sirt", sirt_iterations=n) for n in (10, 30, 100)], axis=0)
     assert np.all(psnr_of(simulation, **settings) > best + np.array([2.0, 0.3]))
-
-
-CONFIGS = [
-    *({"field": field} for field in ("hashgrid", "mlp", "voxels")),
-    {"method": "wbp"},
-    {"method": "sirt"},
-]
-
-
-@pytest.mark.parametrize("settings", CONFIGS, ids=str)
-def test_more_data_cost_no_less(settings):
-    config = ReconstructConfig(**settings)
-    sizes = [(61, n, n) for n in (48, 64, 96, 128, 192, 256)]
-    costs = [forecast(shape, config) for shape in sizes]
-    assert [c.memory_bytes for c in costs] == sorted(c.memory_bytes for c in costs)
-    assert [c.seconds for c in costs] == sorted(c.seconds for c in costs)
-    assert forecast((122, 96, 96), config).memory_bytes >= costs[2].memory_bytes
-    assert forecast((61, 192, 96), config).memory_bytes >= costs[2].memory_bytes
-
-
-def test_longer_presets_take_longer_and_a_limit_is_a_limit():
-    seconds = [forecast((61, 96, 96), ReconstructConfig(preset=p)).seconds for p in ("draft", "standard", "fine")]
-    assert seconds == sorted(seconds)
-    assert forecast((61, 256, 256), ReconstructConfig(max_time=30.0)).seconds == 30
-
-
-@pytest.mark.parametrize("settings", CONFIGS, ids=str)
-def test_a_refusal_for_memory_names_the_bin_that_fits(settings):
-    config, shape = ReconstructConfig(bin=2, **settings), (67, 1024, 1024)
-    available = forecast((67, 341, 341), config).memory_bytes
-    with pytest.raises(InputError, match=r"--bin \d+") as refusal:
-        check_memory(shape, config, available)
-    named = int(str(refusal.value).split("--bin ")[1])
-    n = 1024 * 2 // named
-    check_memory((67, n, n), config, available)
-    with pytest.raises(InputError):
-        check_memory((67, 1024 // (named // 2 - 1), 1024 // (named // 2 - 1)), config, available)
-
-
-def test_a_refusal_says_when_no_bin_fits():
-    with pytest.raises(InputError, match="more memory"):
-        check_memory((67, 64, 64), ReconstructConfig(), available=10**8)
 
 
 def test_unknown_settings_are_refused_by_name(cell):

@@ -14,7 +14,7 @@ from tiltfield.io import write_stack
 from tiltfield.observe import Observer
 from tiltfield.reconstruct import Reconstruction
 from tiltfield.run import Request, run
-from tiltfield.runfolder import FILES, RunFolder, atomic, fingerprint
+from tiltfield.runfolder import FILES, RunFolder, as_json, atomic, fingerprint
 from tiltfield.series import TiltSeries, Volume
 
 
@@ -104,6 +104,14 @@ def test_metrics_are_strict_json(fit, stack, tmp_path):
     assert metrics["seconds"] == 1.5
     assert metrics["held_out"] is None
     assert metrics["interrupted"] is False
+
+
+def test_lists_of_numbers_stand_on_one_line():
+    values = {"a": [1, 2.5, None, True], "b": {"c": [], "d": [[1, 2], [3]]}, "e": ["[ 1,\n 2 ]", {"f": [1]}]}
+    text = as_json(values, indent=2)
+    assert json.loads(text) == values
+    assert '"a": [1, 2.5, null, true],' in text
+    assert "      [1, 2],\n      [3]\n" in text
 
 
 def test_what_was_found_is_said_and_noted(fit, stack, tmp_path):

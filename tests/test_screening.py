@@ -112,7 +112,7 @@ def test_a_hole_wider_than_the_window_takes_the_median_of_the_image():
 def test_an_image_with_many_nan_is_named():
     given = poisson_gaussian()
     given[3, :2] = np.nan
-    with pytest.raises(InputError, match=r"image 3 \(counted from 0, at 13\.00°\): 2\.1 % .* NaN"):
+    with pytest.raises(InputError, match=r"image 4 \(counted from 1, at 13\.00°\): 2\.1 % .* NaN"):
         screen(given, np.arange(10.0, 10 + N))
 
 
@@ -120,7 +120,7 @@ def test_a_constant_image_is_named():
     given = poisson_gaussian()
     given[1] = 5
     given[1, 0, 0] = np.nan
-    with pytest.raises(InputError, match=r"image 1 \(counted from 0\) is constant: every pixel is 5"):
+    with pytest.raises(InputError, match=r"image 2 \(counted from 1\) is constant: every pixel is 5"):
         screen(given)
 
 

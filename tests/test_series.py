@@ -31,12 +31,13 @@ def test_integers_become_float32():
         ({"images": images()[0]}, r"expected images of shape \(tilt, row, col\)"),
         ({"images": images(2), "angles_deg": angles(2)}, "at least 3 tilts, got 2"),
         ({"angles_deg": angles(4)}, "each of the 5 images, got 4"),
-        ({"angles_deg": np.array([0, 1, np.nan, 3, 4])}, "angle 2 .* is not a number"),
+        ({"angles_deg": np.array([0, 1, np.nan, 3, 4])}, "angle 3 .* is not a number"),
         ({"angles_deg": np.full(5, 7.0)}, r"all 5 tilt angles are equal \(7°\)"),
-        ({"angles_deg": np.array([-90.0, 0, 1, 2, 3])}, r"within ±89°, got -90° for image 0"),
+        ({"angles_deg": np.array([-90.0, 0, 1, 2, 3])}, r"within ±89°, got -90° for image 1"),
         ({"valid": np.ones((5, 12, 9), bool)}, r"mask .* shape \(5, 12, 9\)"),
         ({"pixel_size_nm": 0.0}, "pixel size must be a positive"),
         ({"pixel_size_nm": float("nan")}, "pixel size must be a positive"),
+        ({"numbers": np.arange(4)}, "a number for each of 5 images"),
         ({"quantum": -1.0}, "spacing of the grey values must be positive"),
         ({"images": np.full((5, 12, 10), "a")}, "array of real numbers"),
     ],
@@ -53,7 +54,7 @@ def test_all_problems_are_listed_at_once():
     assert "positive number of nm" in str(info.value)
 
 
-@pytest.mark.parametrize(("value", "message"), [(3.0, "image 2 .*at 0.00°.* constant"), (np.nan, "image 2 .* NaN")])
+@pytest.mark.parametrize(("value", "message"), [(3.0, "image 3 .*at 0.00°.* constant"), (np.nan, "image 3 .* NaN")])
 def test_an_image_without_a_picture_is_named(value, message):
     bad = images()
     bad[2] = value

@@ -11,14 +11,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import App, CycloptsError, Group, Parameter
-from pydantic import BaseModel, ValidationError, create_model, model_validator
+from pydantic import ValidationError
 from rich.console import Console
 from rich.text import Text
 
 from tiltfield import __version__
+from tiltfield.cli_batch import batch
+from tiltfield.cli_convert import convert
 from tiltfield.cli_denoise import denoise
+from tiltfield.cli_evaluate import evaluate
+from tiltfield.cli_flags import InfoFlags, ReconstructFlags, SimulateFlags, Switch, given, merged
 from tiltfield.cli_noise import noise_app
 from tiltfield.cli_paper import paper
+from tiltfield.cli_report import report
+from tiltfield.cli_view import view
 from tiltfield.config import ReconstructConfig, SimulateConfig, read_yaml
 from tiltfield.errors import InputError, nearest
 
@@ -27,85 +33,55 @@ if TYPE_CHECKING:
 
 EXIT_BUG, EXIT_INPUT, EXIT_STOPPED = 1, 2, 130
 
-# Under which heading of --help each setting stands; one that is not named here stands under "Method".
-RECONSTRUCT_HEADINGS = {
-    "Input": ("angles", "tilt_axis", "mode", "pixel_size_nm", "bin"),
-    "Method": (
-        *("method", "field", "noise", "preset", "thickness", "tv_weight", "defocus", "features", "flow_layers"),
-        *("steps", "reduced", "denoiser", "sirt_iterations", "wbp_filter"),
-    ),
-    "Run": ("max_time", "threads", "device", "seed"),
-}
-SIMULATE_HEADINGS = {
-    "Specimen": ("size", "cell", "virion", "resolution_a", "wide", "pixel_size_nm", "seed"),
-    "Images": (
-        *("tilts", "mode", "defocus", "defocus_pixels"),
-        *("snr", "noise", "scan_correlation", "scan_axis", "clip", "quantise"),
-    ),
-}
-_GROUPS = {name: Group.create_ordered(name) for name in ("Input", "Specimen", "Images", "Method", "Run")}
-_SIGNED = ("tilts", "tilt_axis")  # values that may begin with a minus
-
-
-def _flags(model: type[BaseModel], headings: Mapping[str, tuple[str, ...]]) -> type[BaseModel]:
-    """Return the model with each of its fields marked as a flag under a heading.
-
-    Whether settings fit together is asked of all of them, not of the flags alone, which may go over a file's.
-    """
-    heading = {field: name for name, fields in headings.items() for field in fields}
-    fields: dict[str, Any] = {}
-    for name, info in model.model_fields.items():
-        group = _GROUPS[heading.get(name, "Method")]
-        shown = info.default is not None and info.default is not False
-        flag = Parameter(group=group, show_default=shown, allow_leading_hyphen=name in _SIGNED)
-        fields[name] = (Annotated[info.annotation, flag], info)
-    apart: dict[str, Any] = {"_fit_together": model_validator(mode="after")(lambda flags: flags)}
-    return create_model(model.__name__, __base__=model, __validators__=apart, **fields)
-
-
-if TYPE_CHECKING:
-    from tiltfield.config import ReconstructConfig as _ReconstructFlags
-    from tiltfield.config import SimulateConfig as _SimulateFlags
-else:
-    _ReconstructFlags = _flags(ReconstructConfig, RECONSTRUCT_HEADINGS)
-    _SimulateFlags = _flags(SimulateConfig, SIMULATE_HEADINGS)
-
-_Switch = Annotated[bool, Parameter(show_default=False)]
+_WORK, _RESULT, _NOISE, _TRIAL, _TOOL = (
+    Group.create_ordered(name)
+    for name in ("Reconstruct", "Look at the result", "Noise", "Without a microscope", "This program")
+)
 
 app = App(
     name="tiltfield",
     help="Clean 3D volumes from noisy STEM tilt series.",
     version=__version__,
+    group_commands=_TOOL,
     default_parameter=Parameter(negative=()),
     result_action="return_value",
     suppress_keyboard_interrupt=False,
 )
+app.command(batch, group=_WORK)
+app.command(view, group=_RESULT)
+app.command(report, group=_RESULT)
+app.command(evaluate, group=_RESULT)
+app.command(convert, group=_RESULT)
+app.command(denoise, group=_NOISE)
+noise_app.group = (_NOISE,)
 app.command(noise_app)
-app.command(denoise)
-app.command(paper)
+app.command(paper, group=_TRIAL)
+app.register_install_completion_command(help="Install completion of commands and flags for your shell.")
 
 
-@app.command
+@app.command(group=_WORK)
 def reconstruct(
     series: Path | None = None,
     /,
     *,
     out: Path,
-    resume: _Switch = False,
-    overwrite: _Switch = False,
+    resume: Switch = False,
+    overwrite: Switch = False,
     config: Path | None = None,
-    quiet: _Switch = False,
-    flags: Annotated[_ReconstructFlags | None, Parameter(name="*")] = None,
+    quiet: Switch = False,
+    json: Switch = False,
+    flags: Annotated[ReconstructFlags | None, Parameter(name="*")] = None,
 ) -> None:
     """Reconstruct a volume from a tilt series.
 
     Args:
-        series: the tilt series: .mrc, .st, .ali, .hspy, .tif, or a folder of TIFFs
+        series: the tilt series: a stack, a folder of single images, or an .mdoc; docs/files.md lists the formats
         out: folder for the volume, the preview, the figures and the checkpoint
         resume: go on with the run in that folder
         overwrite: replace the run in that folder
         config: YAML file of settings, such as a run's config.yaml; flags go before it
         quiet: print nothing but errors
+        json: print metrics.json at the end
         flags: the settings
     """
     from tiltfield.report import Screen
@@ -113,22 +89,24 @@ def reconstruct(
     from tiltfield.runfolder import take_series
 
     named, values = take_series(read_yaml(config) if config else {}, str(config))
-    settings = _merge(_ReconstructFlags, values, str(config), flags)
+    settings = merged(ReconstructFlags, values, str(config), flags)
     request = Request(out, series or named, settings, resume=resume, overwrite=overwrite)
     with Screen(quiet=quiet) as screen:
         result = run(request, screen)
-    if not quiet:
+    if json:
+        print((out / "metrics.json").read_text(), end="")
+    elif not quiet:
         print(_outcome(result, out))
 
 
-@app.command
+@app.command(group=_TRIAL)
 def simulate(
     *,
     out: Path,
-    overwrite: _Switch = False,
+    overwrite: Switch = False,
     config: Path | None = None,
-    quiet: _Switch = False,
-    flags: Annotated[_SimulateFlags | None, Parameter(name="*")] = None,
+    quiet: Switch = False,
+    flags: Annotated[SimulateFlags | None, Parameter(name="*")] = None,
 ) -> None:
     """Simulate a tilt series of a synthetic cell, with its truth.
 
@@ -143,7 +121,7 @@ def simulate(
     from tiltfield.simulate.acquisition import simulate as simulate_series
     from tiltfield.simulate.dataset import FILES
 
-    values = _merge(_SimulateFlags, read_yaml(config) if config else {}, str(config), flags)
+    values = merged(SimulateFlags, read_yaml(config) if config else {}, str(config), flags)
     settings = SimulateConfig.parse(values, "settings")
     present = [name for name in FILES if (out / name).exists()]
     if present and not overwrite:
@@ -156,30 +134,16 @@ def simulate(
         print(f"  tiltfield reconstruct {out / 'noisy.mrc'} --angles {out / 'series.rawtlt'} --out DIR")
 
 
-@app.command
-def evaluate(
-    volume: Path, /, *, truth: Path, inside: Path | None = None, views: int = 0, json: _Switch = False
+@app.command(group=_TRIAL)
+def demo(
+    *,
+    out: Path = Path("demo"),
+    size: int = 96,
+    max_time: float = 60.0,
+    overwrite: Switch = False,
+    quiet: Switch = False,
+    json: Switch = False,
 ) -> None:
-    """Compare a volume with the truth.
-
-    Args:
-        volume: the reconstructed volume, MRC
-        truth: the true volume, MRC
-        inside: volume that is 1 where the specimen is, for figures inside it
-        views: random directions of which to compare projections, as the paper does of 20; 0 for none
-        json: print JSON instead of a table
-    """
-    from tiltfield.evaluate import evaluate as evaluate_volume
-    from tiltfield.io import read_volume
-    from tiltfield.runfolder import as_json
-
-    mask = read_volume(inside) if inside else None
-    figures = evaluate_volume(read_volume(volume), read_volume(truth), mask, views=views)
-    print(as_json(figures, indent=2) if json else _two_columns(figures))
-
-
-@app.command
-def demo(*, out: Path = Path("demo"), size: int = 96, max_time: float = 60.0, overwrite: _Switch = False) -> None:
     """Simulate a cell, reconstruct it, and compare with WBP and SIRT.
 
     Args:
@@ -187,29 +151,42 @@ def demo(*, out: Path = Path("demo"), size: int = 96, max_time: float = 60.0, ov
         size: edge of the cell, voxels
         max_time: seconds for the neural reconstruction
         overwrite: replace the demo in that folder
+        quiet: print nothing but the table, or the JSON
+        json: print JSON instead of a table
     """
-    from tiltfield.demo import run_demo, show
+    from tiltfield.demo import figures, run_demo, show
     from tiltfield.report import Screen
+    from tiltfield.runfolder import as_json
 
-    with Screen() as screen:
+    with Screen(quiet=quiet) as screen:
         entries = run_demo(out, screen, size=size, max_time=max_time, overwrite=overwrite)
-    show(entries, out)
+    if json:
+        print(as_json(figures(entries), indent=2))
+    else:
+        show(entries, out)
 
 
-@app.command
+@app.command(group=_WORK)
 def info(
-    series: Path | None = None, /, *, flags: Annotated[_ReconstructFlags | None, Parameter(name="*")] = None
+    series: Path | None = None,
+    /,
+    *,
+    json: Switch = False,
+    flags: Annotated[InfoFlags | None, Parameter(name="*")] = None,
 ) -> None:
     """Say what a file holds and what reconstructing it takes; without a file, what the machine has.
 
     Args:
         series: the tilt series
+        json: print JSON instead of lines
         flags: the settings
     """
-    from tiltfield.report.info import machine_lines, series_lines
+    from tiltfield.report.info import Machine, Prospect
+    from tiltfield.runfolder import as_json
 
-    settings = ReconstructConfig.parse(_given(flags), "settings")
-    print("\n".join(machine_lines() if series is None else series_lines(series, settings)))
+    settings = ReconstructConfig.parse(given(flags), "settings")
+    found = Machine.here() if series is None else Prospect.of(series, settings)
+    print(as_json(found.figures(), indent=2) if json else "\n".join(found.lines()))
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -264,36 +241,26 @@ def _value_message(problem: Mapping[str, Any]) -> str:
     return f"{flag}: {reason}, got '{value}'{nearest(value, choices)}"
 
 
-def _given(flags: BaseModel | None) -> dict[str, Any]:
-    """Return the settings that were given as flags, and only those."""
-    return flags.model_dump(include=flags.model_fields_set) if flags else {}
-
-
-def _merge(
-    model: type[ReconstructConfig | SimulateConfig], values: dict[str, Any], source: str, flags: BaseModel | None
-) -> dict[str, Any]:
-    """Return the settings of a file, each found good by itself, with flags over them."""
-    model.parse(values, source)
-    return values | _given(flags)
-
-
 def _outcome(result: Reconstruction | None, out: Path) -> str:
     if result is None:
-        return f"the run in {out} is finished already; see {out / 'preview.png'}"
+        return (
+            f"the run in {out} is finished already; open {out / 'report.html'}, or see preview.png\n{_next_steps(out)}"
+        )
     size = " × ".join(str(n) for n in result.volume.data.shape)
-    done = f"wrote {out / 'volume.mrc'} ({size}, z y x); look at {out / 'preview.png'}"
+    done = f"wrote {out / 'volume.mrc'} ({size}, z y x); open {out / 'report.html'}, or look at preview.png"
     if result.interrupted:
-        done += f"\nstopped early: this is the best so far; go on with: tiltfield reconstruct --out {out} --resume"
-    return done
+        return f"{done}\nstopped early: this is the best so far; go on with: tiltfield reconstruct --out {out} --resume"
+    return f"{done}\n{_next_steps(out)}"
 
 
-def _two_columns(figures: Mapping[str, Any]) -> str:
-    width = max(len(name) for name in figures)
-    return "\n".join(f"{name:<{width}}  {_number(value)}" for name, value in figures.items())
-
-
-def _number(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+def _next_steps(out: Path) -> str:
+    return "\n".join(
+        (
+            f"  tiltfield evaluate {out}              how far to trust it",
+            f"  tiltfield view {out}                  look at it in napari",
+            f"  tiltfield convert {out} --format tiff write it for Fiji; mrc for 3dmod, ome-zarr for napari",
+        )
+    )
 
 
 if __name__ == "__main__":

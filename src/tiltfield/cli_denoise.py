@@ -37,7 +37,7 @@ def denoise(
     """Take the noise out of the images of a tilt series.
 
     Args:
-        series: the tilt series: .mrc, .st, .ali, .hspy, .tif, or a folder of TIFFs
+        series: the tilt series: a stack, a folder of single images, or an .mdoc
         with_: the denoiser
         out: file for the denoised images, MRC, tilt axis vertical; their angles go into a .rawtlt beside it
         overwrite: replace the files
@@ -57,13 +57,7 @@ def denoise(
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
     with Screen(quiet=quiet) as screen:
-        noisy = load(
-            series,
-            angles=settings.angles,
-            tilt_axis=settings.tilt_axis,
-            pixel_size_nm=settings.pixel_size_nm,
-            bin=settings.bin,
-        )
+        noisy = load(series, **settings.reading)
         for line in noisy.summary():
             screen.say(line)
         clean = denoise_series(noisy, with_, seed=settings.seed, device=device, observer=screen)

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from cyclopts import App, Parameter
+from cyclopts import App, Group, Parameter
 
 from tiltfield.cli_paths import free
 from tiltfield.config import NoiseConfig, NoiseRunConfig
@@ -26,6 +26,7 @@ _FILES = ("comparison.md", "comparison.json", "comparison.png")
 noise_app = App(
     name="noise",
     help="Learn the noise of a microscope from pairs or repeats; compare noise models; draw noise.",
+    group_commands=Group("Commands"),
     default_parameter=Parameter(negative=()),
 )
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from tiltfield.errors import InputError, nearest
-from tiltfield.parse import parse_defocus, parse_tilts, word_or_number
+from tiltfield.errors import nearest
+from tiltfield.parse import numbers_as_text, parse_defocus, parse_numbers, parse_tilts, word_or_number
+from tiltfield.settings import Settings
+from tiltfield.settings import read_yaml as read_yaml
 
 Mode = Literal["auto", "bf", "haadf"]
 Implicit = Literal["ours", "ours-sup", "l2-noisy", "l1-noisy", "l2-clean", "l2-den", "l2-blur", "l2-blur+"]
@@ -29,92 +30,32 @@ FLOWS = ("auto", "flow", "scan-flow", "flow-paper")
 NOISE_LAWS = ("poisson-gaussian", "gaussian", "none")  # of the simulation
 LearnedNoise = Literal["gaussian", "poisson", "poisson-gaussian", "flow-paper", "flow", "scan-flow"]
 DEFAULT_SNR = 0.7
+FormatName = Literal["mrc", "ome-zarr", "tiff"]
+DataType = Literal["float32", "int8", "uint8", "int16", "uint16"]
+HELD_BY: dict[FormatName, tuple[str, ...]] = {  # MRC has no unsigned bytes, ImageJ no signed ones
+    "mrc": ("float32", "int8", "int16", "uint16"),
+    "tiff": ("float32", "uint8", "int16", "uint16"),
+    "ome-zarr": get_args(DataType),
+}
 Preset = Literal["draft", "standard", "fine"]
 Device = Literal["auto", "cpu", "cuda"]
 
 
-class _Config(BaseModel):
-    """Frozen settings that refuse unknown keys by naming the nearest valid one."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    @classmethod
-    def parse(cls, values: dict[str, Any], source: str) -> Self:
-        """Build the settings from plain values.
-
-        Args:
-            values: setting name to value.
-            source: where they came from, for the message.
-
-        Returns:
-            the settings, defaults filled in.
-
-        Raises:
-            InputError: for an unknown name or a value of the wrong kind or range.
-        """
-        for key in values:
-            if key not in cls.model_fields:
-                raise InputError(f"{source}: unknown setting '{key}'{nearest(key, cls.model_fields)}")
-        try:
-            return cls(**values)
-        except ValidationError as error:
-            lines = [
-                f"{source}: {e['loc'][0]}: {e['msg']}, got {e['input']!r}" if e["loc"] else f"{source}: {e['msg']}"
-                for e in error.errors()
-            ]
-            lines = [line.replace("Value error, ", "") for line in lines]
-            raise InputError("\n".join(dict.fromkeys(lines))) from None
-
-    @classmethod
-    def from_yaml(cls, path: Path) -> Self:
-        """Read settings from a YAML file.
-
-        Args:
-            path: a file of ``name: value`` lines.
-
-        Raises:
-            InputError: if it cannot be read, is not YAML, or holds unknown names or bad values.
-        """
-        return cls.parse(read_yaml(path), str(path))
-
-    def to_yaml(self) -> str:
-        """Return every setting as YAML, enough to run again."""
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """Read a YAML mapping.
-
-    Args:
-        path: the file.
-
-    Raises:
-        InputError: if the file is missing, is not YAML, or is not a mapping.
-    """
-    try:
-        values = yaml.safe_load(Path(path).read_text())
-    except OSError as error:
-        raise InputError(f"cannot read the settings file {path}: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
-        where = f" (line {mark.line + 1})" if mark else ""
-        raise InputError(f"{path} is not readable YAML{where}: {problem or error}") from None
-    if values is None:
-        return {}
-    if not isinstance(values, dict) or not all(isinstance(k, str) for k in values):
-        raise InputError(f"{path}: expected lines of 'name: value', got {type(values).__name__}")
-    return values
-
-
-class SeriesConfig(_Config):
+class SeriesConfig(Settings):
     """How a tilt series is read, and on what it is computed."""
 
     angles: Path | None = Field(
         None, description="file of tilt angles in degrees, one a line (.rawtlt, .tlt) or an .mdoc"
     )
-    tilt_axis: str = Field("y", description="tilt axis in the image: y (vertical), x (horizontal), or degrees from y")
+    transforms: Path | None = Field(
+        None, description="file of IMOD's transforms (.xf, .prexg, .prexf) to align the images with, in unbinned pixels"
+    )
+    tilt_axis: str = Field(
+        "y", description="tilt axis in the image: y (vertical), x (horizontal), degrees from y, or file: as that says"
+    )
     pixel_size_nm: float | None = Field(None, gt=0, description="pixel size in nm; overrides the file's")
     bin: int = Field(1, ge=1, description="average blocks of this many pixels first")
+    exclude: str = Field("none", description="tilts to leave out, counted from 1 as in IMOD: 23, or 3,17,40-44")
 
     threads: int | None = Field(None, ge=1, description="CPU threads; all cores if not given")
     device: Device = Field("auto", description="where to compute")
@@ -123,10 +64,66 @@ class SeriesConfig(_Config):
     @field_validator("tilt_axis")
     @classmethod
     def _axis(cls, value: str) -> str:
-        return word_or_number(value, ("x", "y"), "degrees")
+        return word_or_number(value, ("x", "y", "file"), "degrees")
+
+    @field_validator("exclude", mode="before")
+    @classmethod
+    def _exclude(cls, value: Any) -> Any:
+        return numbers_as_text(value)
+
+    @property
+    def reading(self) -> dict[str, Any]:
+        """Return how the series is read: what :func:`tiltfield.io.load` takes by name."""
+        names = {"angles", "transforms", "tilt_axis", "pixel_size_nm", "bin"}
+        return {**self.model_dump(include=names), "exclude": parse_numbers(self.exclude)}
 
 
-class ReconstructConfig(SeriesConfig):
+class ExportConfig(Settings):
+    """How a volume is written for other programs, beside the float32 density that tiltfield keeps."""
+
+    format: tuple[FormatName, ...] = Field(
+        (),
+        description="write the volume for other programs too: mrc (3dmod, ChimeraX), ome-zarr (napari), tiff (Fiji); "
+        "may be given several times",
+    )
+    orient: Literal["xyz", "xzy"] = Field(
+        "xyz",
+        description="order of the axes: xyz has z sections, as most viewers want; xzy is what IMOD's tilt writes, "
+        "for scripts that go on with trimvol -rx",
+    )
+    invert: bool = Field(
+        False, description="dense is dark, as in IMOD's bright-field tomograms; tiltfield's density is bright"
+    )
+    dtype: DataType = Field(
+        "float32",
+        description="16 bits halve the file, from minimum to maximum; 8 bits quarter it, from the 0.1 to the 99.9 "
+        "percentile; the header says how to undo it",
+    )
+    mean_intensity: float | None = Field(
+        None, gt=0, description="scale to this mean, as IMOD does, so that tomograms share one grey scale"
+    )
+
+    @field_validator("format", mode="before")
+    @classmethod
+    def _several(cls, value: Any) -> Any:
+        return tuple(value.replace(",", " ").split()) if isinstance(value, str) else value
+
+    @property
+    def formats(self) -> tuple[FormatName, ...]:
+        """Return the formats, each once; an option of a file without any means the first that can be."""
+        shaped = any(getattr(self, name) != field.default for name, field in ExportConfig.model_fields.items())
+        likely = next(name for name, types in HELD_BY.items() if self.dtype in types)
+        return tuple(dict.fromkeys(self.format)) or ((likely,) if shaped else ())
+
+    @model_validator(mode="after")
+    def _can_be_held(self) -> Self:
+        for name in self.formats:
+            if self.dtype not in HELD_BY[name]:
+                raise ValueError(f"{name} does not hold {self.dtype}: take {', '.join(HELD_BY[name])} for it")
+        return self
+
+
+class ReconstructConfig(ExportConfig, SeriesConfig):
     """Settings of `tiltfield reconstruct`."""
 
     mode: Mode = Field("auto", description="contrast: bright field, HAADF, or told from the data")
@@ -137,6 +134,9 @@ class ReconstructConfig(SeriesConfig):
     )
     preset: Preset = Field("standard", description="how long to fit")
     max_time: float | None = Field(None, gt=0, description="seconds the whole run may take")
+    log: Literal["none", "tensorboard"] = Field(
+        "none", description="curves of the fit for TensorBoard too, in DIR/tensorboard; history.jsonl always has them"
+    )
     thickness: str = Field("auto", description="extent of the specimen along the beam in nm, or auto")
     tv_weight: float | None = Field(
         None, ge=0, description="weight of the total variation; if not given, chosen from the data (explicit grids: 0)"
@@ -215,7 +215,7 @@ _TAKEN_BY: dict[str, tuple[str, ...]] = {
 }  # the methods that a setting means something to
 
 
-class SimulateConfig(_Config):
+class SimulateConfig(Settings):
     """Settings of `tiltfield simulate`."""
 
     size: int = Field(96, ge=16, le=1000, description="edge of the cubic cell, voxels")
@@ -315,7 +315,7 @@ class SimulateConfig(_Config):
         return bool(getattr(self, name) != type(self).model_fields[name].default)
 
 
-class NoiseRunConfig(_Config):
+class NoiseRunConfig(Settings):
     """Settings that the commands of `tiltfield noise` share."""
 
     crop: int | None = Field(None, ge=64, description="use only the middle of the images, this many pixels wide")

@@ -87,6 +87,15 @@ def demo_table(entries: list[Entry]) -> Table:
     return table
 
 
+def figures(entries: list[Entry]) -> dict[str, dict[str, float]]:
+    """Return the comparison by method and figure.
+
+    Args:
+        entries: one per method.
+    """
+    return {e.name: {"psnr_db": e.psnr_db, "inside_db": e.inside_db, "seconds": e.seconds} for e in entries}
+
+
 def show(entries: list[Entry], out: Path) -> None:
     """Print the table and say where the pictures are.
 

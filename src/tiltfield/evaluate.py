@@ -22,11 +22,12 @@ def evaluate(
         views: random directions, always the same, of which to compare projections; 0 for none.
 
     Returns:
-        by name: psnr_affine_db (after the best affine fit); psnr_minmax_db and mse_minmax (both scaled to [0, 1], the
-        paper's); ssim (after the affine fit); fsc_0.5 and fsc_0.143, the period where the Fourier shell correlation
-        with the truth falls below, in fsc_unit ("nm" if a voxel size is known, else "voxels"). With `inside` also
-        psnr_inside_db (fitted and averaged inside, same peak) and psnr_flat_slab_db (what the bare outline scores).
-        With `views` also psnr_views_db, mse_views and dssim_views, as :func:`tiltfield.views.compare_views` has them.
+        figures by name, psnr_affine_db (after the best affine fit), psnr_minmax_db and mse_minmax (both scaled to
+        [0, 1], the paper's), ssim (after the affine fit), fsc_0.5 and fsc_0.143, the period where the Fourier shell
+        correlation with the truth falls below, in fsc_unit ("nm" if a voxel size is known, else "voxels"). With
+        `inside` also psnr_inside_db (fitted and averaged inside, same peak) and psnr_flat_slab_db (what the bare
+        outline scores). With `views` also psnr_views_db, mse_views and dssim_views, as `tiltfield.views.compare_views`
+        has them.
 
     Raises:
         InputError: if shapes differ, the truth is constant, nothing is inside, or views are negative.

@@ -144,7 +144,7 @@ def _judge(name: str, model: NoiseModel, pairs: Pairs, scale: _Histograms, real:
         scale.distances(fair),
         float(np.mean(likelihood, dtype=np.float64)),
         int(np.count_nonzero(np.isneginf(likelihood))),
-        _gap(uniform),
+        uniform_gap(uniform),
         tuple((np.histogram(uniform, _PIT_BINS, (0, 1))[0] / uniform.size).tolist()),
         correlations(white, 2, 2),
         correlations(white, 1, 2),
@@ -183,8 +183,12 @@ def _recorded(model: NoiseModel, recording: Recording) -> NoiseModel:
     return fair
 
 
-def _gap(uniform: np.ndarray) -> float:
-    """Return the Kolmogorov distance from the uniform distribution."""
+def uniform_gap(uniform: np.ndarray) -> float:
+    """Return the Kolmogorov distance from the uniform distribution.
+
+    Args:
+        uniform: values in [0, 1], any shape.
+    """
     ordered = np.sort(uniform, axis=None)
     steps = np.arange(len(ordered) + 1) / len(ordered)
     return float(max(np.max(steps[1:] - ordered), np.max(ordered - steps[:-1])))

@@ -155,7 +155,7 @@ def dssim(estimate: np.ndarray, truth: np.ndarray, scaling: Scaling = "minmax") 
     return (1 - ssim(estimate, truth, scaling)) / 2
 
 
-def fsc(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def fsc(a: np.ndarray, b: np.ndarray, where: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
     """Return the Fourier shell correlation of two volumes, Σ Re(A B*) / sqrt(Σ|A|² Σ|B|²) over each shell.
 
     Shells are 1 / (longest edge) cycles per voxel wide; the mean is left out.
@@ -163,6 +163,7 @@ def fsc(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     Args:
         a: volume, shape (z, y, x), edges may differ.
         b: same shape.
+        where: bool, shape of ``numpy.fft.rfftn(a)``: Fourier components that count; None: all.
 
     Returns:
         frequency in cycles per voxel, from the first shell to Nyquist (0.5), and correlation, -1 to 1; 0 where a
@@ -176,6 +177,7 @@ def fsc(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     _check_shapes(a, b)
     edge = max(a.shape)
     shell, weight = _shells(a.shape, edge)
+    weight = weight if where is None else weight * where
     fa, fb = np.fft.rfftn(a), np.fft.rfftn(b)
 
     def summed(values: np.ndarray) -> np.ndarray:

@@ -35,7 +35,8 @@ from tiltfield.rehearsal import AXES, rehearse
 from tiltfield.schedule import AnySchedule, schedule_for
 from tiltfield.series import TiltSeries
 
-WRITING_SECONDS = 2.0  # of a limited run, for starting Python, the preview and the files
+WRITING_SECONDS = 2.5  # of a limited run, for starting Python, the figures, the preview and the files
+REPORTING_SECONDS = 6e-8  # a pixel of the images or a voxel, for the figures of the residuals and the report
 LEAST_SECONDS = 0.5  # that a fit gets even where no time is left
 FIRST_CHECKPOINT_SECONDS = 2.0
 CHECKPOINT_SECONDS = 20.0
@@ -77,6 +78,7 @@ class Job:
         device: where to compute.
         observer: told of everything.
         began: when the run began, on the clock of :func:`time.perf_counter`; its time limit counts from there.
+        box: a plan whose extents are taken over, so that parts of a series share their box; None: they are found.
     """
 
     series: TiltSeries
@@ -85,6 +87,7 @@ class Job:
     device: torch.device
     observer: Observer
     began: float
+    box: Plan | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,24 +123,68 @@ def solve(job: Job, resume: Mapping[str, Any] | None) -> Solution:
     outcome = fit(problem, state, schedule, _watcher(plan, prepared, job.observer), begin.step)
     if outcome is Outcome.DIVERGED and not state.best:
         raise InputError(f"{job.series.name}: the loss became infinite or NaN in the first pass; {DIVERGED_ADVICE}")
+    return _solution(begin, outcome, prepared)
+
+
+def _solution(begin: _Start, outcome: Outcome, prepared: float) -> Solution:
+    """Return a fit that has ended, with its density and images."""
+    plan, problem, state, schedule = begin.plan, begin.problem, begin.state, begin.schedule
     density = evaluate_field(problem, state.field, schedule.block)
     clean = render(problem, density, state.contrast, schedule.block)
     return Solution(plan, problem, state, schedule, outcome, density, clean, prepared)
 
 
+def restored(job: Job, checkpoint: Mapping[str, Any]) -> Solution:
+    """Return the fit that a checkpoint holds, at its best, without a further step.
+
+    Args:
+        job: what it was asked for; a method of ours, not a published one.
+        checkpoint: as :func:`checkpoint_of` made it.
+    """
+    begin = _begin(job, checkpoint)
+    begin.state.load_state_dict(checkpoint["fit"])
+    begin.state.restore_best()
+    return _solution(begin, Outcome.FINISHED, checkpoint["prepared"])
+
+
+def fit_again(job: Job, plan: Plan, share: float) -> Solution:
+    """Fit from scratch by a plan that is known: nothing is found out anew.
+
+    Args:
+        job: what is asked; a method of ours, not a published one.
+        plan: with its noise model and weight.
+        share: of the passes that the preset makes, 0 to 1.
+    """
+    begin = _assemble(job, plan, _problem(job, plan))
+    schedule = replace(begin.schedule, passes=max(1, round(share * begin.schedule.passes)))
+    return _solution(begin, fit(begin.problem, begin.state, schedule), 0.0)
+
+
 def _begin(job: Job, resume: Mapping[str, Any] | None) -> _Start:
     """Return the start of our own fit: everything the user is not asked for is found out."""
-    config, series, device = job.config, job.series, job.device
-    plan = Plan(**resume["plan"]) if resume else find_plan(series, config, job.mode, device, job.observer)
-    problem = make_problem(series, plan, config.seed, device, mask_sides=plan.padding > 0)
-    problem = replace(problem, blur=blur_of(config, series, device))
+    plan = Plan(**resume["plan"]) if resume else find_plan(job.series, job.config, job.mode, job.device, job.observer)
+    if job.box is not None:
+        plan = replace(plan, n_z=job.box.n_z, margin=job.box.margin, padding=job.box.padding)
+    problem = _problem(job, plan)
     if not resume:
-        problem, plan = rehearse(problem, plan, config, device, job.observer)
-    schedule = schedule_for(problem, config, plan.tv_weight, plan.scan)
+        problem, plan = rehearse(problem, plan, job.config, job.device, job.observer)
+    return _assemble(job, plan, problem)
+
+
+def _problem(job: Job, plan: Plan) -> Problem:
+    """Return the series by slices, in the plan's box."""
+    problem = make_problem(job.series, plan, job.config.seed, job.device, mask_sides=plan.padding > 0)
+    return replace(problem, blur=blur_of(job.config, job.series, job.device))
+
+
+def _assemble(job: Job, plan: Plan, problem: Problem) -> _Start:
+    """Return the start of our own fit when all is found out."""
+    config = job.config
+    schedule = schedule_for(problem.box, config, plan.tv_weight, plan.scan)
     # a fitted model is read from where it lies now: the run may have been moved
     noise = plan.noise if config.noise in NOISE_NAMES else config.noise
     kind = Kind(config.field, noise, config.features, config.flow_layers)
-    state = new_state(problem, plan, schedule, kind, config.seed, device)
+    state = new_state(problem, plan, schedule, kind, config.seed, job.device)
     return _Start(plan, problem, schedule, state, step)
 
 
@@ -165,15 +212,20 @@ def _finishing_seconds(problem: Problem, state: FitState, block: int) -> float:
     rows = problem.rows(0, min(block, problem.box.n_y))
     began = time.perf_counter()
     render(rows, evaluate_field(rows, state.field, block), state.contrast, block)
-    return WRITING_SECONDS + (time.perf_counter() - began) * math.ceil(problem.box.n_y / block)
+    told = REPORTING_SECONDS * (problem.observed.numel() + math.prod(problem.box.shape))
+    return WRITING_SECONDS + told + (time.perf_counter() - began) * math.ceil(problem.box.n_y / block)
 
 
 def _watcher(plan: Plan, prepared: float, observer: Observer) -> Watcher:
     """Return what reports and checkpoints while the fit runs."""
     saved = time.perf_counter() - CHECKPOINT_SECONDS + FIRST_CHECKPOINT_SECONDS
+    halvings = 0
 
     def watch(state: FitState, done: float, figures: dict[str, float]) -> None:
-        nonlocal saved
+        nonlocal saved, halvings
+        if state.halvings > halvings:
+            halvings = state.halvings
+            observer.say(f"the GPU's memory is short: going on with steps of 1/{2**halvings} of their size")
         left = state.elapsed * (1 - done) / max(done, 1e-9)
         shown = {"held-out": state.curve[-1]} if state.curve else {}
         observer.progress("fit", done, left, shown)

@@ -1,8 +1,9 @@
-"""Values that are written as text: tilts, blurs, words or numbers."""
+"""Values that are written as text: tilts, lists of tilts, blurs, words or numbers."""
 
 from __future__ import annotations
 
 import math
+import re
 
 
 def parse_tilts(text: str) -> list[float]:
@@ -30,6 +31,42 @@ def parse_tilts(text: str) -> list[float]:
     if max(abs(t) for t in tilts) > 89:
         raise ValueError(f"tilts must lie within ±89°, got '{text}'")
     return tilts
+
+
+def parse_numbers(text: str) -> tuple[int, ...]:
+    """Return the numbers of a list such as IMOD's, in order and each once; none for "none".
+
+    Args:
+        text: e.g. "3,17,40-44", counted from 1.
+
+    Raises:
+        ValueError: if it is no such list.
+    """
+    if text.strip() == "none":
+        return ()
+    found: set[int] = set()
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*(\d{1,6})\s*(?:-\s*(\d{1,6})\s*)?", part)
+        first, last = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
+        if not 1 <= first <= last:
+            raise ValueError("expected none, or numbers counted from 1 such as 23 or 3,17,40-44")
+        found.update(range(first, last + 1))
+    return tuple(sorted(found))
+
+
+def numbers_as_text(value: object) -> str:
+    """Return what :func:`parse_numbers` takes, checked: YAML has a single number or a list of them too.
+
+    Args:
+        value: text, a whole number, or several.
+
+    Raises:
+        ValueError: if it is no such list.
+    """
+    parts = value if isinstance(value, list | tuple) else [value]
+    text = ",".join(map(str, parts)) or "none"
+    parse_numbers(text)
+    return text
 
 
 def parse_defocus(text: str) -> tuple[str, float] | None:
@@ -71,3 +108,14 @@ def word_or_number(value: str, words: tuple[str, ...], unit: str) -> str:
     except ValueError:
         raise ValueError(f"expected {', '.join(words)} or a number of {unit}") from None
     return value
+
+
+def clock(seconds: float) -> str:
+    """Return a span of time as m:ss or h:mm:ss.
+
+    Args:
+        seconds: ≥ 0.
+    """
+    minutes, rest = divmod(round(max(seconds, 0.0)), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -133,7 +133,7 @@ def prepare(
         samples=scaled.samples,
         plain_steps=PLAIN_STEPS,
         tv_weight=plan.tv_weight,
-        block=block_size(problem, "mlp"),
+        block=block_size(problem.box, "mlp"),
         reduced=config.reduced,
     )
     generator = torch.Generator().manual_seed(config.seed)

@@ -3,152 +3,54 @@
 from __future__ import annotations
 
 import ctypes
-import math
 import resource
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import psutil
 import torch
 
-from tiltfield import classical, neural, published
-from tiltfield.config import CLASSICAL, DENOISED, PUBLISHED, ReconstructConfig
+from tiltfield import classical, neural
+from tiltfield.config import CLASSICAL, DENOISED, ReconstructConfig
 from tiltfield.contrast import ContrastMode, decide_mode, estimate_levels, linearise
-from tiltfield.defocus import halo_of
 from tiltfield.denoise import denoise
 from tiltfield.errors import InputError
-from tiltfield.fields import FEATURES, WIDTH
 from tiltfield.fit import Outcome
+from tiltfield.forecast import Forecast, check_memory, forecast
 from tiltfield.geometry import SliceGeometry
 from tiltfield.observe import Observer
-from tiltfield.parse import parse_defocus
-from tiltfield.projector import STORED_LIMIT, SliceProjector
+from tiltfield.pace import step_seconds
+from tiltfield.projector import SliceProjector
+from tiltfield.residuals import solution_figures, tilt_figures
 from tiltfield.result import Reconstruction
-from tiltfield.schedule import PASSES, POINTS
 from tiltfield.screening import fill
 from tiltfield.series import TiltSeries, Volume
 
-__all__ = ["Forecast", "Reconstruction", "check_memory", "forecast", "reconstruct"]
+__all__ = ["Forecast", "Reconstruction", "check_memory", "expected", "forecast", "reconstruct"]
 
-POINTS_PER_SECOND = {"hashgrid": 1.1e6, "mlp": 4e4, "voxels": 6e6}  # field points in training, two CPU cores
-BYTES_PER_VOXEL = {"hashgrid": 90, "mlp": 8, "voxels": 36}  # parameters, gradients, moments, best copy, the volume
-BYTES_PER_POINT = {"hashgrid": 600, "mlp": 30_000, "voxels": 80}  # activations of a step
-GRID_BYTES, TV_BYTES = 36, 84  # of a published grid, a voxel: parameters, gradients, moments, best copy; with TV
-GRID_SECONDS, TV_SECONDS = 1e-8, 4e-8  # of its step, a voxel
-BYTES_PER_PIXEL = 40  # images, their slices, masks, likelihood, rendered images
-BASE_BYTES = 400e6  # the interpreter and its libraries
-OWN_FEATURES = {"hashgrid": FEATURES, "mlp": WIDTH, "voxels": 1}
-DENOISING_SECONDS = {"bm3d": 1e-4, "topaz": 9e-5, "dwk-p": 7e-6, "dwk-g": 7e-6, "noise2self": 7e-5}  # a pixel
 CLASSICAL_ROWS = 64
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
 
 
-@dataclass(frozen=True)
-class Forecast:
-    """What a reconstruction is expected to take.
-
-    Attributes:
-        memory_bytes: peak memory of the process.
-        seconds: run time on two CPU cores.
-    """
-
-    memory_bytes: int
-    seconds: float
-
-
-def forecast(shape: tuple[int, int, int], config: ReconstructConfig) -> Forecast:
-    """Return the expected peak memory and time of a reconstruction of a specimen as thick as 60 % of the image is wide.
+def expected(shape: tuple[int, int, int], config: ReconstructConfig) -> Forecast:
+    """Return what a reconstruction is expected to take on this machine, by some of its steps unless it is limited.
 
     Args:
         shape: (tilt, row, col) of the images.
         config: settings.
-    """
-    if config.method in CLASSICAL:
-        cost, limit = _classical_forecast(shape, config), None
-    else:
-        cost = _published_forecast(shape, config) if config.method in PUBLISHED else _neural_forecast(shape, config)
-        limit = config.max_time
-    if config.method in DENOISED:
-        cost = replace(cost, seconds=cost.seconds + DENOISING_SECONDS[config.denoiser] * math.prod(shape))
-    return cost if limit is None else replace(cost, seconds=min(cost.seconds, limit))
-
-
-def _classical_forecast(shape: tuple[int, int, int], config: ReconstructConfig) -> Forecast:
-    n_tilts, _, n_x = shape
-    pixels = math.prod(shape)
-    voxels = n_x * pixels // n_tilts
-    iterations = config.sirt_iterations if config.method == "sirt" else 1
-    seconds = 2 + 2e-9 * iterations * n_tilts * voxels * 3
-    return Forecast(int(BASE_BYTES + _projector_bytes(n_tilts, n_x * n_x) + 16 * voxels + 24 * pixels), seconds)
-
-
-def _neural_forecast(shape: tuple[int, int, int], config: ReconstructConfig) -> Forecast:
-    n_tilts, n_y, n_x = shape
-    n_z = math.ceil(0.6 * n_x)
-    voxels = n_z * n_y * n_x
-    block = max(2, min(16, round(POINTS[config.field] / (n_z * n_x))))
-    blur = parse_defocus(config.defocus)
-    wider = 1.0 if blur is None else 1 + 2 * halo_of(*blur) / block  # each block is seen with its neighbours
-    larger = 1.0 if config.features is None else config.features / OWN_FEATURES[config.field]
-    seconds = 6 + wider * max(1.0, larger) * (PASSES[config.preset] + 8) * voxels / POINTS_PER_SECOND[config.field]
-    memory = BASE_BYTES + _projector_bytes(n_tilts, n_z * n_x) + BYTES_PER_PIXEL * math.prod(shape)
-    memory += larger * BYTES_PER_VOXEL[config.field] * voxels
-    memory += wider * larger * BYTES_PER_POINT[config.field] * max(POINTS["voxels"], block * n_z * n_x)
-    return Forecast(int(memory), seconds)
-
-
-def _published_forecast(shape: tuple[int, int, int], config: ReconstructConfig) -> Forecast:
-    n_tilts, n_y, n_x = shape
-    scaled = published.Scaled.to(shape, config.steps)
-    voxels = n_y * n_x * n_x
-    memory = BASE_BYTES + _projector_bytes(n_tilts, n_x * n_x) + BYTES_PER_PIXEL * math.prod(shape) + 12 * voxels
-    if published.RECIPES[config.method].explicit:
-        each, second = (TV_BYTES, TV_SECONDS) if config.tv_weight else (GRID_BYTES, GRID_SECONDS)
-        return Forecast(int(memory + each * voxels), scaled.steps * voxels * second)
-    points = scaled.rays * sum(scaled.samples)
-    wider = (config.features or published.FEATURES) / published.FEATURES
-    rate = POINTS_PER_SECOND["mlp"] * (2 if config.reduced else 1) / wider**2
-    seconds = (published.PARTS * scaled.steps * points + voxels / 3) / rate
-    return Forecast(int(memory + wider * BYTES_PER_POINT["mlp"] * points), seconds)
-
-
-def _projector_bytes(n_tilts: int, samples: int) -> int:
-    """Return the memory of the projector of slices with so many samples."""
-    return (60 * n_tilts if samples <= STORED_LIMIT else 80) * samples
-
-
-def check_memory(shape: tuple[int, int, int], config: ReconstructConfig, available: int | None = None) -> Forecast:
-    """Refuse a reconstruction that would not fit into memory.
-
-    Args:
-        shape: (tilt, row, col) of the images.
-        config: settings.
-        available: bytes; by default what the machine has free.
-
-    Returns:
-        the forecast.
 
     Raises:
-        InputError: if the forecast exceeds what is available; it names the ``--bin`` that fits.
+        InputError: if it would not fit into memory; it names the ``--bin`` that fits.
     """
-    available = psutil.virtual_memory().available if available is None else available
-    cost = forecast(shape, config)
-    if cost.memory_bytes <= available:
-        return cost
-    fits = [b for b in range(2, 33) if _binned_forecast(shape, config, b) <= available]
-    advice = f"try --bin {fits[0] * config.bin}" if fits else "a machine with more memory is needed"
-    raise InputError(
-        f"this reconstruction is expected to need {cost.memory_bytes / 2**30:.1f} GiB of memory, "
-        f"{available / 2**30:.1f} GiB are free: {advice}"
-    )
-
-
-def _binned_forecast(shape: tuple[int, int, int], config: ReconstructConfig, bin_by: int) -> int:
-    return forecast((shape[0], max(1, shape[1] // bin_by), max(1, shape[2] // bin_by)), config).memory_bytes
+    keep_freed_memory()
+    device = pick_device(config.device)
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    cost = check_memory(shape, config)
+    return cost if config.max_time is not None else forecast(shape, config, step_seconds(shape, config, device))
 
 
 def reconstruct(
@@ -164,10 +66,10 @@ def reconstruct(
 
     Args:
         series: the tilt series.
-        config: settings; by default those of :class:`ReconstructConfig`.
+        config: settings; by default those of `ReconstructConfig`.
         observer: told of findings, progress, figures and checkpoints.
         resume: the `state` of an earlier, unfinished reconstruction of the same series with the same settings.
-        began: when the run began, on the clock of :func:`time.perf_counter`, if before this call; `max_time` counts
+        began: when the run began, on the clock of `time.perf_counter`, if before this call; `max_time` counts
             from there.
         **settings: single settings by name, over `config`.
 
@@ -199,12 +101,15 @@ def reconstruct(
         figures["denoiser"] = config.denoiser
     if config.method not in CLASSICAL:
         job = neural.Job(seen, config, mode, device, observer, began)
-        parts = _neural(neural.solve(job, resume), observer)
+        solution = neural.solve(job, resume)
+        parts = _neural(solution, observer)
+        figures |= solution_figures(series, solution, parts[1], noisy=config.method not in DENOISED)
     else:
         parts = _classical(seen, config, mode, device, observer)
     volume, rendered, found, state, interrupted = parts
     if config.method in CLASSICAL:
         figures["rmse"] = float(np.sqrt(np.mean((series.images - rendered) ** 2)))
+        figures["tilts"] = tilt_figures(series, rendered)
     resolved = config.model_copy(update={"mode": mode, "device": device.type, "threads": torch.get_num_threads()})
     metrics = {
         "method": config.method,

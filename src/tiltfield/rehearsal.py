@@ -72,14 +72,15 @@ def rehearse(
     first = (problem.box.n_y - rows) // 2
     block = problem.rows(first, first + rows)
     limit = None if config.max_time is None else TRIAL_SHARE * config.max_time
-    schedule = schedule_for(block, config, STRENGTHS[0] / plan.deviation)
+    schedule = schedule_for(block.box, config, STRENGTHS[0] / plan.deviation)
     schedule = replace(schedule, passes=TRIAL_PASSES, patience=2.0, seconds=limit)
     kind = Kind(config.field, "poisson-gaussian", config.features)
     state = new_state(block, plan, schedule, kind, config.seed, device)
     fit(block, state, schedule)
     line = cast(PoissonGaussian, state.noise)
     plan = replace(plan, slope=line.log_slope.exp().item(), floor=line.log_floor.exp().item())
-    plan = _with_correlation(plan, config.noise, residuals(block, state), block.used | block.held, observer)
+    scores = residuals(block, state, schedule.block)
+    plan = _with_correlation(plan, config.noise, scores, block.used | block.held, observer)
     plan = replace(plan, noise=_chosen(config.noise, plan, observer))
     if plan.scan is not None:
         problem = hold_out_again(problem, plan.scan, config.seed, plan.guard)
@@ -90,14 +91,15 @@ def rehearse(
     return problem, replace(plan, tv_weight=weight)
 
 
-def residuals(problem: Problem, state: FitState) -> Tensor:
+def residuals(problem: Problem, state: FitState, rows: int) -> Tensor:
     """Return observed less rendered, over the noise deviation, shape (row, tilt, col).
 
     Args:
         problem: the data.
         state: a fit of them.
+        rows: slices at a time.
     """
-    clean = render(problem, evaluate_field(problem, state.field, problem.box.n_y), state.contrast, problem.box.n_y)
+    clean = render(problem, evaluate_field(problem, state.field, rows), state.contrast, rows)
     with torch.no_grad():
         return state.noise.scores(problem.observed, clean)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -10,17 +11,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import tiltfield
-from tiltfield.config import NOISE_NAMES, ReconstructConfig
+from tiltfield.config import NOISE_NAMES, ExportConfig, ReconstructConfig
 from tiltfield.errors import InputError
 from tiltfield.observe import Observer
-from tiltfield.runfolder import RunFolder, atomic, fingerprint
+from tiltfield.runfolder import LOG, RunFolder, atomic, fingerprint
 from tiltfield.series import TiltSeries
 
 if TYPE_CHECKING:
+    from tiltfield.forecast import Forecast
     from tiltfield.reconstruct import Reconstruction
+    from tiltfield.report.tensorboard import TensorBoard
 
-HARMLESS = ("max_time", "threads", "device")  # may change when a run is resumed
-BY_CONTENT = ("angles", "noise")  # files that may have moved: what they say is compared, not where they lie
+HARMLESS = ("max_time", "threads", "device", "log", *ExportConfig.model_fields)  # may change when a run is resumed
+BY_CONTENT = ("angles", "transforms", "noise")  # files that may have moved: what they say is compared
 
 
 class RunObserver(Observer):
@@ -37,9 +40,10 @@ class RunObserver(Observer):
     def __init__(
         self, folder: RunFolder, series_path: Path, config: ReconstructConfig, digest: str, screen: Observer
     ) -> None:
-        self.folder, self.screen, self.digest = folder, screen, digest
+        self.folder, self.config, self.screen, self.digest = folder, config, screen, digest
         self.notes: list[str] = []
         self._begin: Callable[[], None] = lambda: folder.begin(series_path, config)
+        self._log = _log(folder, config)
 
     def say(self, message: str) -> None:
         """Show a message and note it for metrics.json."""
@@ -51,9 +55,11 @@ class RunObserver(Observer):
         self.screen.progress(stage, done, seconds_left, figures)
 
     def record(self, entry: Mapping[str, Any]) -> None:
-        """Append to history.jsonl."""
+        """Append to history.jsonl, and to the log that was asked for."""
         self._begin()
         self.folder.append_history(entry)
+        if self._log is not None:
+            self._log.record(entry)
 
     def checkpoint(self, state: Mapping[str, Any]) -> None:
         """Write checkpoint.pt."""
@@ -68,18 +74,77 @@ class RunObserver(Observer):
             result: what was made of it.
             series_path: where the data came from.
         """
+        from tiltfield.io import write_stack, write_volume
         from tiltfield.report import save_preview
 
         self._begin()
-        result.volume.save(self.folder.path / "volume.mrc")
+        command = command_of(series_path, self.config)
+        write_volume(result.volume, self.folder.path / "volume.mrc", [command])
+        write_stack(result.rendered, self.folder.path / "rendered.mrc", series.pixel_size_nm)
         with atomic(self.folder.path / "preview.png") as part:
             save_preview(part, series, result)
         if result.state is not None:
             self.folder.save_checkpoint(result.state, self.digest)
         if not result.interrupted:  # an interrupted run goes on with the settings it was asked for
             self.folder.write_config(series_path, result.config)
+        problem = self._export(result, command)
         head = {"tiltfield": tiltfield.__version__, "interrupted": result.interrupted}
         self.folder.write_metrics({**head, **result.metrics, "notes": self.notes})
+        self._report(series, result, series_path)
+        if self._log is not None:
+            self._log.close()
+        if problem is not None:
+            raise InputError(f"the run in {self.folder.path} is complete, but was not written as asked: {problem}")
+
+    def _report(self, series: TiltSeries, result: Reconstruction, series_path: Path) -> None:
+        """Make report.html; all else is saved, and what is wrong with the report must not cost the run."""
+        from tiltfield.report import save_report
+        from tiltfield.report.record import read_record
+
+        path = self.folder.path
+        try:
+            record = read_record(path, series_path, series=series, volume=result.volume, rendered=result.rendered)
+            save_report(record, path / "report.html")
+        except (Exception, KeyboardInterrupt) as error:
+            self.screen.say(f"no report was made ({type(error).__name__}: {error}); try: tiltfield report {path}")
+
+    def _export(self, result: Reconstruction, command: str) -> InputError | None:
+        """Write the volume for other programs; what is wrong with that must not cost the run."""
+        from tiltfield.export import export, make_image, outputs
+
+        files = outputs(self.folder.path / "volume", result.config)
+        if not files:
+            return None
+        try:
+            image = make_image(result.volume, result.config, about=(command,))
+            if image.is_plain:  # then volume.mrc is what was asked for
+                files.pop("mrc", None)
+            export(image, files, self.screen)
+        except InputError as error:
+            return error
+        except KeyboardInterrupt:
+            return InputError(f"stopped while it was written; do it again with tiltfield convert {self.folder.path}")
+        for path in files.values():
+            self.say(f"wrote {path.name} ({image})")
+        return None
+
+
+def _log(folder: RunFolder, config: ReconstructConfig) -> TensorBoard | None:
+    if config.log == "none":
+        return None
+    from tiltfield.report.tensorboard import TensorBoard
+
+    return TensorBoard(folder.path / LOG)
+
+
+def command_of(series_path: Path, config: ReconstructConfig) -> str:
+    """Return the command that makes a run, for the headers of its files.
+
+    Args:
+        series_path: the input; only its name is told.
+        config: the settings.
+    """
+    return shlex.join(["tiltfield", "reconstruct", series_path.name, *config.flags()])
 
 
 @dataclass(frozen=True)
@@ -122,22 +187,24 @@ def run(request: Request, screen: Observer) -> Reconstruction | None:
     if folder.finished:
         return None
     series_path, config = _settle(request, folder, screen)
-    series = load(
-        series_path,
-        angles=config.angles,
-        tilt_axis=config.tilt_axis,
-        pixel_size_nm=config.pixel_size_nm,
-        bin=config.bin,
-    )
+    series = load(series_path, **config.reading)
     digest = fingerprint(series, config)
     observer = RunObserver(folder, series_path, config, digest, screen)
     for line in series.summary():
         observer.say(line)
     saved = _checkpoint_of(folder, digest, screen)
+    if saved is None:
+        observer.say(f"expected to take {_expected(series, config)}")
     with _undone_if_refused(folder):
         result = _reconstruct(series, config, observer, saved, request.began)
     observer.finish(series, result, series_path)
     return result
+
+
+def _expected(series: TiltSeries, config: ReconstructConfig) -> Forecast:
+    from tiltfield.reconstruct import expected
+
+    return expected(series.images.shape, config)
 
 
 def _reconstruct(
@@ -163,7 +230,7 @@ def _settle(request: Request, folder: RunFolder, screen: Observer) -> tuple[Path
     if folder.resuming:
         recorded_series, recorded = folder.recorded()
         series = series or recorded_series
-        config = _agreed(recorded, request.settings, folder.path)
+        config = agreed(recorded, request.settings, folder.path)
     else:
         config = ReconstructConfig.parse(dict(request.settings), "settings")
         if request.resume:
@@ -173,8 +240,17 @@ def _settle(request: Request, folder: RunFolder, screen: Observer) -> tuple[Path
     return series, config
 
 
-def _agreed(recorded: ReconstructConfig, settings: Mapping[str, Any], folder: Path) -> ReconstructConfig:
-    """Return the recorded settings with the harmless ones given anew."""
+def agreed(recorded: ReconstructConfig, settings: Mapping[str, Any], folder: Path) -> ReconstructConfig:
+    """Return the recorded settings with the harmless ones given anew.
+
+    Args:
+        recorded: those of the run in the folder.
+        settings: those given now, by name.
+        folder: of the run, for the message.
+
+    Raises:
+        InputError: if they contradict each other.
+    """
     given = ReconstructConfig.parse({**recorded.model_dump(), **settings}, "settings")
     new = {name: getattr(given, name) for name in settings}
     for name, value in new.items():

@@ -10,6 +10,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,7 +25,19 @@ from tiltfield.config import NOISE_NAMES, ReconstructConfig, read_yaml
 from tiltfield.errors import InputError
 from tiltfield.series import TiltSeries
 
-FILES = ("volume.mrc", "preview.png", "metrics.json", "history.jsonl", "config.yaml", "checkpoint.pt")
+FILES = (
+    *("volume.mrc", "rendered.mrc", "preview.png", "report.html"),
+    *("metrics.json", "history.jsonl", "config.yaml", "checkpoint.pt"),
+)
+LOG = "tensorboard"
+EVIDENCE = (
+    *("evaluation.json", "fsc.png", "residuals.png"),
+    *("uncertainty.mrc", "half-even.mrc", "half-odd.mrc"),
+)
+ASKED_FOR = (  # files and folders that a run may have besides
+    *("volume.rec", "volume.ome.zarr", "volume.tif", LOG),
+    *EVIDENCE,
+)
 
 
 @contextmanager
@@ -101,10 +115,7 @@ class RunFolder:
     @property
     def metrics(self) -> dict[str, Any]:
         """What metrics.json says, or nothing."""
-        try:
-            return dict(json.loads((self.path / "metrics.json").read_text()))
-        except (OSError, ValueError):
-            return {}
+        return read_metrics(self.path)
 
     def recorded(self) -> tuple[Path | None, ReconstructConfig]:
         """Return the series and the settings of the run the folder holds.
@@ -164,8 +175,9 @@ class RunFolder:
             config: the settings.
         """
         values = {"series": str(series_path.resolve()), **config.model_dump(mode="json")}
-        if config.angles is not None:
-            values["angles"] = str(config.angles.resolve())
+        for name in ("angles", "transforms"):
+            if values[name] is not None:
+                values[name] = str(Path(values[name]).resolve())
         if config.noise not in NOISE_NAMES:
             values["noise"] = str(Path(config.noise).resolve())
         text = f"# tiltfield {tiltfield.__version__}: run again with: tiltfield reconstruct --config THIS --out DIR\n"
@@ -220,8 +232,23 @@ class RunFolder:
         return path.read_bytes().count(b"\n") if path.exists() else 0
 
     def _clear(self) -> None:
-        for name in FILES:
-            (self.path / name).unlink(missing_ok=True)
+        for path in (self.path / name for name in (*FILES, *ASKED_FOR)):
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+
+
+def read_metrics(folder: Path) -> dict[str, Any]:
+    """Return what the metrics.json of a run says, or nothing.
+
+    Args:
+        folder: of the run.
+    """
+    try:
+        return dict(json.loads((folder / "metrics.json").read_text()))
+    except (OSError, ValueError):
+        return {}
 
 
 def take_series(values: Mapping[str, Any], source: str) -> tuple[Path | None, dict[str, Any]]:
@@ -246,9 +273,14 @@ def as_json(values: Mapping[str, Any], *, indent: int | None = None) -> str:
 
     Args:
         values: by name.
-        indent: spaces a level; all on one line if None.
+        indent: spaces a level, lists of numbers on one line; all on one line if None.
     """
-    return json.dumps(_plain(values), indent=indent, allow_nan=False, ensure_ascii=False)
+    text = json.dumps(_plain(values), indent=indent, allow_nan=False, ensure_ascii=False)
+    return text if indent is None else re.sub(r'\[\n([^][{}"]*?)\n *\]', _on_one_line, text)
+
+
+def _on_one_line(found: re.Match[str]) -> str:
+    return f"[{' '.join(found[1].split())}]"
 
 
 def _refuse_unwritable(path: Path) -> None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, replace
+from typing import Protocol, Self
 
 from tiltfield.config import ReconstructConfig
-from tiltfield.problem import Problem
+from tiltfield.fields.base import Box
 
 PASSES = {"draft": 15, "standard": 45, "fine": 150}
 SCANNED_ROWS = 8  # slices a step at least where noise is correlated from row to row
@@ -46,6 +46,9 @@ class AnySchedule(Protocol):
             step: steps taken.
         """
 
+    def smaller(self) -> Self | None:
+        """Return the schedule with steps that need about half the memory, None if there is none."""
+
 
 @dataclass(frozen=True)
 class Schedule:
@@ -62,6 +65,7 @@ class Schedule:
         seconds: if set, the schedule is compressed to end by then.
         patience: share of the passes with a held-out likelihood below the best after which to stop.
         tolerance: standard errors within which a later pass counts as no worse than the best.
+        least: slices below which a step makes no sense.
     """
 
     passes: int
@@ -74,6 +78,7 @@ class Schedule:
     seconds: float | None = None
     patience: float = 0.3
     tolerance: float = 1.0
+    least: int = 2
 
     def steps(self, n_rows: int) -> int:
         """Return the number of steps for a problem of `n_rows` rows."""
@@ -83,32 +88,38 @@ class Schedule:
         """Return the factor on the learning rates: 20 steps of warm-up, then a cosine from 1 to 0.02."""
         return min(1.0, (step + 1) / 20) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1.0, done))))
 
+    def smaller(self) -> Schedule | None:
+        """Return the schedule with blocks of half as many slices, so twice as many steps."""
+        return replace(self, block=self.block // 2) if self.block >= 2 * self.least else None
 
-def block_size(problem: Problem, field: str, least: int = 2) -> int:
+
+def block_size(box: Box, field: str, least: int = 2) -> int:
     """Return how many slices a step of a field takes, up to sixteen, so that a step stays short.
 
     Args:
-        problem: gives the size of a slice.
+        box: gives the size of a slice.
         field: name of the field.
         least: slices a step at least.
     """
-    return min(problem.box.n_y, max(least, min(16, round(POINTS[field] / (problem.box.n_z * problem.box.n_x)))))
+    return min(box.n_y, max(least, min(16, round(POINTS[field] / (box.n_z * box.n_x)))))
 
 
-def schedule_for(problem: Problem, config: ReconstructConfig, tv_weight: float, scan: int | None = None) -> Schedule:
+def schedule_for(box: Box, config: ReconstructConfig, tv_weight: float, scan: int | None = None) -> Schedule:
     """Return the schedule of a preset.
 
     Args:
-        problem: gives the block size.
+        box: gives the block size.
         config: preset and field.
         tv_weight: weight of the total variation.
         scan: dimension along which noise is correlated; along the rows (0), a block must hold enough of a line.
     """
-    block = block_size(problem, config.field, SCANNED_ROWS if scan == 0 else 2)
-    steps = math.ceil(problem.box.n_y / block)
+    least = SCANNED_ROWS if scan == 0 else 2
+    block = block_size(box, config.field, least)
+    steps = math.ceil(box.n_y / block)
     return Schedule(
         passes=math.ceil(PASSES[config.preset] * max(1.0, LEAST_STEPS / steps)),
         block=block,
         tv_weight=tv_weight,
         learning_rate=RATES[config.field],
+        least=least,
     )

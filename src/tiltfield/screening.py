@@ -7,6 +7,7 @@ above or below everything around it. Heavy noise, saturation and small bright pa
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
@@ -22,12 +23,15 @@ _NEARLY = 0.6  # of the way out: if more pixels are here than beyond, the tail i
 _NEIGHBOURS = np.array([[1, 1, 1], [1, 0, 1], [1, 1, 1]])
 
 
-def screen(images: np.ndarray, angles_deg: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray | None, list[str]]:
+def screen(
+    images: np.ndarray, angles_deg: np.ndarray | None = None, numbers: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray | None, list[str]]:
     """Mask the pixels that cannot be trusted and put a local median in their place.
 
     Args:
         images: shape (tilt, row, col), any real numbers; never changed.
         angles_deg: tilts, degrees, shape (tilt,), to name images by; may be left out.
+        numbers: of the images in their file, counted from 1, shape (tilt,); 1, 2, … if left out.
 
     Returns:
         the images as float32 (the same array if it was float32 and nothing was replaced), a bool mask of the same shape
@@ -40,8 +44,9 @@ def screen(images: np.ndarray, angles_deg: np.ndarray | None = None) -> tuple[np
     values = _float32(images)
     bad = np.empty(values.shape, bool)
     for i, image in enumerate(values):
+        angle = None if angles_deg is None or i >= len(angles_deg) else float(angles_deg[i])
         np.logical_not(np.isfinite(image), out=bad[i])
-        _check_image(i, image, bad[i], angles_deg)
+        _check_image(i + 1 if numbers is None else int(numbers[i]), image, bad[i], angle)
     report = _report_lost(bad)
     stuck = _stuck(values, np.any(bad, axis=0))
     report += _report_stuck(stuck)
@@ -68,11 +73,11 @@ def fill(images: np.ndarray, valid: np.ndarray) -> np.ndarray:
     return np.stack([_filled(i, ~v) if v.any() and not v.all() else i for i, v in pairs])
 
 
-def quantum_of(images: np.ndarray) -> float | None:
+def quantum_of(images: Iterable[np.ndarray]) -> float | None:
     """Return the spacing of the grey values if they are whole numbers, else None.
 
     Args:
-        images: shape (tilt, row, col); values that are not finite are passed over.
+        images: shape (tilt, row, col), or parts of them; values that are not finite are passed over.
 
     Returns:
         the greatest common divisor of all differences, e.g. 1.0 for counts; None for values with fractions.
@@ -110,42 +115,40 @@ def _float32(images: np.ndarray) -> np.ndarray:
         return images.astype(np.float32, copy=False)
 
 
-def _check_image(index: int, image: np.ndarray, lost: np.ndarray, angles_deg: np.ndarray | None) -> None:
+def _check_image(number: int, image: np.ndarray, lost: np.ndarray, angle_deg: float | None) -> None:
     count = int(np.count_nonzero(lost))
     if count > _MOST_LOST * image.size:
         raise InputError(
-            f"{image_name(index, angles_deg)}: {100 * count / image.size:.1f} % of its pixels are NaN or infinite, at "
-            "most 1 % can be replaced; leave the image out, or write it again from the microscope's data"
+            f"{image_name(number, angle_deg)}: {100 * count / image.size:.1f} % of its pixels are NaN or infinite, at "
+            f"most 1 % can be replaced; leave it out with --exclude {number}, or write it again from the microscope's "
+            "data"
         )
     good = image[~lost] if count else image
     if good.min() == good.max():
-        raise InputError(constant_image(index, float(good.min()), angles_deg))
+        raise InputError(constant_image(number, float(good.min()), angle_deg))
 
 
-def image_name(index: int, angles_deg: np.ndarray | None) -> str:
-    """Return how messages call an image, e.g. "image 3 (counted from 0, at 12.00°)".
+def image_name(number: int, angle_deg: float | None) -> str:
+    """Return how messages call an image, e.g. "image 3 (counted from 1, at 12.00°)".
 
     Args:
-        index: number of the image, from 0.
-        angles_deg: tilts, degrees; None if unknown.
+        number: of the image in its file, from 1.
+        angle_deg: its tilt, degrees; None if unknown.
     """
-    known = angles_deg is not None and index < len(angles_deg)
-    return (
-        f"image {index} (counted from 0{f', at {angles_deg[index]:.2f}°' if known and angles_deg is not None else ''})"
-    )
+    return f"image {number} (counted from 1{'' if angle_deg is None else f', at {angle_deg:.2f}°'})"
 
 
-def constant_image(index: int, value: float, angles_deg: np.ndarray | None) -> str:
+def constant_image(number: int, value: float, angle_deg: float | None) -> str:
     """Return the message for an image without contrast.
 
     Args:
-        index: number of the image, from 0.
+        number: of the image in its file, from 1.
         value: the grey value of all its pixels.
-        angles_deg: tilts, degrees; None if unknown.
+        angle_deg: its tilt, degrees; None if unknown.
     """
     return (
-        f"{image_name(index, angles_deg)} is constant: every pixel is {value:g}, expected a picture; "
-        "the shutter was closed or the export failed; leave the image and its angle out"
+        f"{image_name(number, angle_deg)} is constant: every pixel is {value:g}, expected a picture; "
+        f"the shutter was closed or the export failed; leave it out with --exclude {number}"
     )
 
 

@@ -29,6 +29,7 @@ class TiltSeries:
         valid: bool, shape (tilt, row, col): False where a pixel is dead, hot, or has no data. None: all are valid.
         quantum: spacing of the grey values when the data are counted (integers after any scaling), else None.
         name: what to call it in messages.
+        numbers: int, shape (tilt,): of each image in its file, counted from 1 as IMOD does. None: 1, 2, …
         sources: where each fact came from, e.g. {"angles": "needle.rawtlt"}.
 
     Raises:
@@ -42,6 +43,7 @@ class TiltSeries:
     quantum: float | None = None
     name: str = "series"
     sources: Mapping[str, str] = field(default_factory=dict)
+    numbers: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "images", _as_array(self.images, np.float32, "images", self.name))
@@ -52,6 +54,11 @@ class TiltSeries:
         problems = problems or _image_problems(self)
         if problems:
             raise InputError("\n".join(f"{self.name}: {problem}" for problem in problems))
+
+    @property
+    def tilt_numbers(self) -> np.ndarray:
+        """Return the number of each image in its file, counted from 1, shape (tilt,)."""
+        return np.arange(1, len(self.images) + 1) if self.numbers is None else np.asarray(self.numbers)
 
     def binned(self, n: int) -> TiltSeries:
         """Return the series with blocks of n × n pixels averaged; rows and columns that fill no block are left out.
@@ -104,7 +111,8 @@ class TiltSeries:
                 f"{self.name}: expected a list of tilts from 0 to {n - 1} or {n} yes and no, got {indices!r}"
             )
         valid = None if self.valid is None else self.valid[which]
-        return replace(self, images=self.images[which], angles_deg=self.angles_deg[which], valid=valid)
+        numbers = self.tilt_numbers[which]
+        return replace(self, images=self.images[which], angles_deg=self.angles_deg[which], valid=valid, numbers=numbers)
 
     def summary(self) -> list[str]:
         """Return what the series is and where its facts came from, line by line."""
@@ -182,7 +190,7 @@ class Volume:
         Raises:
             InputError: if the folder is not there or cannot be written to.
         """
-        from tiltfield.io.mrc import write_volume
+        from tiltfield.io.mrc_sections import write_volume
 
         return write_volume(self, Path(path))
 
@@ -207,6 +215,8 @@ def _shape_problems(series: TiltSeries) -> list[str]:
         problems.append(f"a tilt series needs at least {_FEWEST_TILTS} tilts, got {shape[0]}; give the whole stack")
     if series.valid is not None and series.valid.shape != shape:
         problems.append(f"the mask of valid pixels has shape {series.valid.shape}, the images {shape}; they must agree")
+    if series.numbers is not None and np.shape(series.numbers) != shape[:1]:
+        problems.append(f"expected a number for each of {shape[0]} images, got {np.shape(series.numbers)}")
     return problems
 
 
@@ -216,14 +226,15 @@ def _angle_problems(series: TiltSeries) -> list[str]:
         got = len(angles) if angles.ndim == 1 else f"shape {angles.shape}"
         return [f"expected one tilt angle for each of the {count} images, got {got}; give the right file with --angles"]
     if not np.all(np.isfinite(angles)):
-        return [f"tilt angle {int(np.flatnonzero(~np.isfinite(angles))[0])} (counted from 0) is not a number"]
+        which = series.tilt_numbers[~np.isfinite(angles)][0]
+        return [f"tilt angle {which} (counted from 1) is not a number"]
     if count and np.all(angles == angles[0]):
         return [
             f"all {count} tilt angles are equal ({angles[0]:g}°); a tilt series needs different ones: check --angles"
         ]
     steep = np.flatnonzero(np.abs(angles) > _STEEPEST)
     if len(steep):
-        worst = f"{angles[steep[0]]:g}° for image {steep[0]} (counted from 0)"
+        worst = f"{angles[steep[0]]:g}° for image {series.tilt_numbers[steep[0]]} (counted from 1)"
         return [f"tilt angles must lie within ±{_STEEPEST:g}°, got {worst}; are they degrees, and of the tilt axis?"]
     return []
 
@@ -242,12 +253,12 @@ def _size_problem(what: str, size: float | None) -> str | None:
 
 
 def _image_problems(series: TiltSeries) -> list[str]:
-    for i, image in enumerate(series.images):
+    for number, angle, image in zip(series.tilt_numbers, series.angles_deg, series.images, strict=True):
         low, high = float(image.min()), float(image.max())
         if not (np.isfinite(low) and np.isfinite(high)):
-            return [f"{image_name(i, series.angles_deg)} holds NaN or infinite pixels; use screen() to mask them"]
+            return [f"{image_name(number, angle)} holds NaN or infinite pixels; use screen() to mask them"]
         if low == high:
-            return [constant_image(i, low, series.angles_deg)]
+            return [constant_image(number, low, angle)]
     return []
 
 

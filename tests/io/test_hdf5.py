@@ -1,9 +1,12 @@
+import struct
+
 import h5py
 import numpy as np
 import pytest
 
 from tiltfield.errors import InputError
 from tiltfield.io import load, load_frames
+from tiltfield.io.hdf5 import check_heaps
 
 N, ROWS, COLS = 5, 12, 9
 ANGLES = np.linspace(-40, 40, N)
@@ -111,7 +114,7 @@ def test_a_single_image(tmp_path):
 def test_foreign_hdf5_says_what_is_in_it(tmp_path):
     with h5py.File(tmp_path / "x.h5", "w") as file:
         file["entry/data"] = images()
-    with pytest.raises(InputError, match=r"group 'Experiments', got \['entry'\]"):
+    with pytest.raises(InputError, match=r"HyperSpy .*Velox .*EMD .*got \['entry'\]"):
         load_frames(tmp_path / "x.h5")
     with pytest.raises(InputError, match=r"series: \(5,\) float64"):
         load_frames(write(tmp_path / "y.hspy", ANGLES))
@@ -134,6 +137,68 @@ def test_the_file_is_closed_after_a_failure(tmp_path):
         load_frames(path)
     with h5py.File(path, "r+"):
         pass
+
+
+def test_chunks_that_were_never_written_are_told(tmp_path):
+    path = write(tmp_path / "x.hspy", images(), tilts=ANGLES)
+    with h5py.File(path, "r+") as file:
+        group = file["Experiments/series"]
+        del group["data"]
+        group.create_dataset("data", (N, ROWS, COLS), "f4", chunks=(1, ROWS, COLS))[:3] = images()[:3]
+    assert "2 of 5 chunks of the images are not there" in load_frames(path).sources["warning chunks"]
+
+
+def heap(*objects, size=4096):
+    """A global heap of objects (index, size that is written), each with as much room as it truly takes."""
+    text = b"GCOL\1\0\0\0" + struct.pack("<Q", size)
+    for index, length in objects:
+        text += struct.pack("<HHIQ", index, 0, 0, length) + bytes((length + 7) // 8 * 8 if index else 0)
+    return text.ljust(size, b"\0")
+
+
+SUPERBLOCK = b"\x89HDF\r\n\x1a\n\0\0\0\0\0\x08\x08\0"
+FREE = 4096 - 16  # of an empty heap
+
+
+@pytest.mark.parametrize("before", [0, 2**20 - 16 - 2, 2**20 - 16])  # across the border between two pieces, too
+@pytest.mark.parametrize(
+    ("objects", "good"),
+    [
+        ([(1, 5), (2, 8), (0, FREE - 24 - 24)], True),
+        ([(1, 5), (2, 8), (0, 0)], False),  # no way on
+        ([(1, 5), (2, 8), (0, 8)], False),
+        ([(1, 5), (0, FREE)], False),  # out of the heap
+        ([(1, 2**64 - 16)], False),  # around the corner
+        ([(1, 2**64 - 1)], False),
+    ],
+)
+def test_strings_that_would_be_read_for_ever(tmp_path, before, objects, good):
+    written = heap(*[(index, length if length < 2**63 else 0) for index, length in objects])
+    if objects[0][1] >= 2**63:
+        written = written[:24] + struct.pack("<Q", objects[0][1]) + written[32:]
+    path = tmp_path / "x.hspy"
+    path.write_bytes(SUPERBLOCK + bytes(before) + written)
+    if good:
+        check_heaps(path)
+    else:
+        with pytest.raises(InputError, match=rf"strings at byte {16 + before} are damaged"):
+            check_heaps(path)
+
+
+def test_a_damaged_string_of_a_real_file(tmp_path):
+    path = write(tmp_path / "x.hspy", images())
+    content = bytearray(path.read_bytes())
+    at = content.index(b"GCOL") + 16 + 8
+    content[at : at + 8] = struct.pack("<Q", FREE - 32)  # the next object is now in the zeros at the end
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"x\.hspy: the strings at byte \d+ are damaged"):
+        load_frames(path)
+
+
+def test_lengths_that_are_not_of_eight_bytes(tmp_path):
+    (tmp_path / "x.hspy").write_bytes(SUPERBLOCK.replace(b"\x08\x08", b"\x08\x04") + bytes(99))
+    with pytest.raises(InputError, match="lengths of 8 bytes"):
+        load_frames(tmp_path / "x.hspy")
 
 
 def test_measured_aligned_needle(shared_data):

@@ -1,7 +1,8 @@
-import contextlib
 import tracemalloc
+from functools import partial
 
 import h5py
+import mrcfile
 import numpy as np
 import pytest
 import tifffile
@@ -153,7 +154,7 @@ def test_an_image_without_a_picture_is_named_with_its_angle(stack, value):
     given = images()
     given[2] = value
     path = write_tiff(stack, given)
-    with pytest.raises(InputError, match=r"x\.tif: image 2 \(counted from 0, at -20\.00°\)"):
+    with pytest.raises(InputError, match=r"x\.tif: image 3 \(counted from 1, at -20\.00°\)"):
         load(path, angles=write_angles(stack.with_name("a.txt")))
 
 
@@ -166,8 +167,12 @@ def test_content_counts_more_than_the_name(stack):
     ("name", "content", "message"),
     [
         ("x.mrc", b"", "1024 bytes, the file only 0"),
-        ("x.dm3", b"\0\0\0\3" * 999, "unknown kind of file; tiltfield reads HyperSpy .*MRC"),
-        ("x.hspy", b"nothing", "cannot be read"),
+        ("x.raw", b"\0\0\0\3" * 999, "unknown kind of file; tiltfield reads Zarr .*HDF5 .*MRC"),
+        ("x.dm3", b"nothing but a name of DigitalMicrograph", "tags of DigitalMicrograph"),
+        ("x.dm4", b"", "expected a file of DigitalMicrograph, got 0 bytes"),
+        ("x.npy", b"nothing", "cannot be read"),
+        ("x.zspy", b"nothing", "cannot be read"),
+        ("x.hspy", b"nothing", "expected an HDF5 file"),
         ("x.tif", b"nothing", "cannot be read"),
         ("x.rawtlt", b"1\n2\n", "a list of tilt angles; give the stack"),
         ("x.st", b"\xff" * 5000, "expected an MRC header"),
@@ -186,53 +191,18 @@ def test_a_path_that_is_not_there(tmp_path):
         load(tmp_path / "none.mdoc")
 
 
-def test_memory_stays_near_one_copy(tmp_path):
-    data = np.random.default_rng(0).normal(100, 10, (40, 128, 128)).astype(np.float32)
-    path = write_stack(data, tmp_path / "x.mrc", 1.0)
+@pytest.mark.parametrize("dtype", ["f4", "i2", "i1"])
+@pytest.mark.parametrize("name", ["x.mrc", "x.tif", "x.npy"])
+def test_memory_stays_near_one_copy(tmp_path, dtype, name):
+    """Whatever the number type: what is not float32 stays in the file while it becomes so."""
+    data = np.random.default_rng(0).normal(60, 10, (40, 128, 128)).astype(dtype)
+    path = tmp_path / name
+    write = {"x.mrc": mrcfile.write, "x.npy": np.save}.get(name, partial(tifffile.imwrite, photometric="minisblack"))
+    write(path, data)
     angles = write_angles(tmp_path / "a.txt", np.linspace(-60, 60, 40))
     load(path, angles=angles)
     tracemalloc.start()
-    load(path, angles=angles)
+    series = load(path, angles=angles)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert peak < 2 * path.stat().st_size
-
-
-WRITERS = {
-    "x.mrc": lambda path: write_stack(images(), path, 0.5),
-    "x.tif": lambda path: tifffile.imwrite(path, images(), imagej=True),
-    "z.tif": lambda path: tifffile.imwrite(path, images(), compression="zlib", photometric="minisblack"),
-    "p.tif": lambda path: tifffile.imwrite(path, images(), metadata=None, photometric="minisblack"),
-    "x.hspy": lambda path: write_hspy(path, images()),
-    "z.hspy": lambda path: write_hspy(path, images(), compression="gzip", chunks=(1, ROWS, COLS)),
-}
-
-
-@pytest.mark.parametrize("name", WRITERS)
-def test_a_cut_file_is_an_input_error_or_whole(tmp_path, name):
-    path, angles = tmp_path / name, write_angles(tmp_path / "a.txt")
-    WRITERS[name](path)
-    whole = path.read_bytes()
-    for length in np.linspace(0, len(whole) - 1, 40).astype(int):
-        path.write_bytes(whole[:length])
-        with contextlib.suppress(InputError):
-            np.testing.assert_array_equal(load(path, angles=angles).images, images())
-
-
-@pytest.mark.parametrize("name", WRITERS)
-def test_damaged_headers_are_input_errors_or_load(tmp_path, name):
-    path, angles = tmp_path / name, write_angles(tmp_path / "a.txt")
-    WRITERS[name](path)
-    whole = path.read_bytes()
-    rng = np.random.default_rng(0)
-    for _ in range(200):
-        damaged = bytearray(whole)
-        for place in rng.integers(0, min(len(whole), 2048), rng.integers(1, 5)):
-            damaged[place] = rng.choice([0, 127, 128, 255, rng.integers(256)])
-        path.write_bytes(damaged)
-        try:
-            series = load(path, angles=angles)
-        except InputError:
-            continue
-        assert np.isfinite(series.images).all()
-        assert len(series.images) == N
+    assert peak < 1.7 * series.images.nbytes

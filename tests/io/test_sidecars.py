@@ -82,3 +82,19 @@ def test_bad_mdocs_name_the_section(tmp_path, text, message):
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(InputError, match=r"no\.tlt: cannot read the tilt angles"):
         read_sidecar(tmp_path / "no.tlt")
+
+
+@pytest.mark.parametrize(
+    ("title", "rotation", "axis"),
+    [
+        ("[T =     Tilt axis angle = 84.1, binning = 1  spot = 9  camera = 0]", "174.1", -84.1),
+        ("[T =     Tilt axis angle = -90.0, binning = 2]", "0", 90.0),
+        ("[T = Tomography: TiltAxisAngle = -175.60 Binning = 1]", "85.6", -85.6),  # IMOD, too, takes RotationAngle then
+        ("[T = SerialEM: somewhere]", "12.0", None),
+        ("[T = Tilt axis angle = steep]", "12.0", None),
+    ],
+)
+def test_the_tilt_axis_of_a_title(tmp_path, title, rotation, axis):
+    text = f"PixelSpacing = 1\n{title}\n\n[ZValue = 0]\nTiltAngle = 1\nRotationAngle = {rotation}\n"
+    got = read_sidecar(write(tmp_path / "x.mdoc", text)).tilt_axis_deg
+    assert got == (None if axis is None else pytest.approx(axis))

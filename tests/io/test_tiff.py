@@ -35,6 +35,26 @@ def test_pixel_size_of_imagej(tmp_path, unit, size):
     assert got == (None if size is None else pytest.approx(size))
 
 
+@pytest.mark.parametrize(
+    ("sizes", "size"),
+    [
+        ({"PhysicalSizeX": 0.5, "PhysicalSizeY": 0.5, "PhysicalSizeXUnit": "nm", "PhysicalSizeYUnit": "nm"}, 0.5),
+        ({"PhysicalSizeX": 0.5, "PhysicalSizeY": 0.5}, 500.0),  # µm unless said otherwise
+        ({"PhysicalSizeX": 2.0, "PhysicalSizeY": 2.0, "PhysicalSizeXUnit": "Å", "PhysicalSizeYUnit": "Å"}, 0.2),
+        ({"PhysicalSizeX": 2.0}, None),
+        (
+            {"PhysicalSizeX": 2.0, "PhysicalSizeY": 2.0, "PhysicalSizeXUnit": "pixel", "PhysicalSizeYUnit": "pixel"},
+            None,
+        ),
+        ({}, None),
+    ],
+)
+def test_pixel_size_of_ome(tmp_path, sizes, size):
+    path = tmp_path / "x.ome.tif"
+    tifffile.imwrite(path, images(), ome=True, photometric="minisblack", metadata={"axes": "ZYX"} | sizes)
+    assert load_frames(path).pixel_size_nm == (None if size is None else pytest.approx(size))
+
+
 def test_a_resolution_of_dots_per_inch_is_no_pixel_size(tmp_path):
     tifffile.imwrite(tmp_path / "x.tif", images(), resolution=(300, 300), resolutionunit="INCH")
     assert load_frames(tmp_path / "x.tif").pixel_size_nm is None
@@ -62,7 +82,7 @@ def test_a_folder_of_different_shapes_names_the_file(tmp_path):
 
 
 def test_a_folder_of_something_else(tmp_path):
-    with pytest.raises(InputError, match="folder without TIFF files"):
+    with pytest.raises(InputError, match="folder without images; give a stack"):
         load_frames(tmp_path)
 
 

@@ -75,7 +75,7 @@ def test_a_crash_is_told_in_words(tmp_path):
 @pytest.fixture
 def worker_here(monkeypatch):
     """The worker in this process, for what needs no other."""
-    monkeypatch.setattr(apart, "_wait", lambda work, tell: main(work) or 0)
+    monkeypatch.setattr(apart, "_wait", lambda work, tell: main(work) or "")
 
 
 def test_a_refusal_is_told_in_words(kept, tmp_path, worker_here):
@@ -89,11 +89,6 @@ def test_a_fit_gives_figures_and_a_volume_that_agree(kept, tmp_path, worker_here
     again = score(volume.astype(np.float32), array(kept, "truth"), array(kept, "inside"))
     assert {name: figures[name] for name in again} == pytest.approx(again, rel=1e-2)
     assert not list(tmp_path.iterdir())
-
-
-def test_a_killed_fit_is_told_in_words():
-    assert apart._failure(-9, "") == "killed by SIGKILL, out of memory as it seems"
-    assert apart._failure(1, "Traceback\nMemoryError: no\n\n") == "failed: MemoryError: no"
 
 
 def test_the_score_of_the_truth_is_perfect_in_every_column(kept):

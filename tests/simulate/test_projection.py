@@ -8,9 +8,10 @@ import pytest
 
 from tiltfield.config import SimulateConfig
 from tiltfield.errors import InputError
+from tiltfield.io.slabs import in_slabs
 from tiltfield.simulate import acquisition, projection, sections, simulate
 from tiltfield.simulate.projection import footprint_matrix, halve
-from tiltfield.simulate.sections import Sections, chunks
+from tiltfield.simulate.sections import Sections
 
 # mean and deviation of the clean and of the noisy images of the simple cell of seed 0, size 32
 FIGURES = [0.22495870, 0.17796901, 0.22498430, 0.21440405]
@@ -75,7 +76,7 @@ def test_the_number_of_threads_does_not_show(settings, monkeypatch):
 def test_a_volume_in_a_file_is_the_same_and_goes_with_it(tmp_path, monkeypatch):
     expected = simulate(SimulateConfig(**PAPER))
     monkeypatch.setattr(sections, "IN_MEMORY", 0)
-    monkeypatch.setattr(sections, "CHUNK", 5000)
+    monkeypatch.setattr("tiltfield.io.slabs.SLAB", 5000)
     scratch = tmp_path / "new" / "scratch"
     sim = simulate(SimulateConfig(**PAPER), scratch=scratch)
     assert isinstance(sim.truth, np.memmap)
@@ -117,7 +118,7 @@ def test_planes_that_are_not_written_are_zero(limit, tmp_path, monkeypatch):
     volume = store.array()
     for part, whole in ((volume, expected), (volume[1:], expected[1:])):
         np.testing.assert_array_equal(part, whole)
-        np.testing.assert_array_equal(np.concatenate(list(chunks(part))), whole)
+        np.testing.assert_array_equal(np.concatenate(list(in_slabs(part))), whole)
 
 
 def test_the_simple_cell_stays_what_it_was():

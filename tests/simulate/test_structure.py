@@ -10,7 +10,7 @@ import yaml
 
 from tiltfield.config import SimulateConfig
 from tiltfield.errors import InputError
-from tiltfield.io.mrc import write_volume
+from tiltfield.io import write_volume
 from tiltfield.series import Volume
 from tiltfield.simulate import simulate
 from tiltfield.simulate.specimen import make_specimen

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -11,7 +10,7 @@ from types import ModuleType
 import numpy as np
 import torch
 
-from tiltfield.errors import InputError
+from tiltfield import extras
 from tiltfield.noise.estimate import autocorrelation
 from tiltfield.observe import Observer
 from tiltfield.rehearsal import CORRELATED
@@ -53,13 +52,7 @@ def package(module: str, extra: str, note: str = "") -> ModuleType:
     Raises:
         InputError: if it, or something that it needs, is missing; with the command that installs it.
     """
-    try:
-        return importlib.import_module(module)
-    except (ImportError, OSError) as error:
-        raise InputError(
-            f"the denoiser {extra} needs a package that cannot be imported ({error}): "
-            f"install it with pip install 'tiltfield[{extra}]'{note}"
-        ) from None
+    return extras.package(module, extra, f"the denoiser {extra}", note)
 
 
 def progress(observer: Observer, stage: str) -> Callable[[float], None]:

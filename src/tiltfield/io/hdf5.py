@@ -1,28 +1,22 @@
-"""HyperSpy files (.hspy): HDF5 with one or more experiments of data, axes and metadata."""
+"""HDF5 files: HyperSpy's, Velox's, and EMD of Berkeley (tomviz); opened only if reading them comes to an end."""
 
 from __future__ import annotations
 
+import math
+import struct
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import h5py
-import numpy as np
 
 from tiltfield.errors import InputError
-from tiltfield.io.raw import RawStack, guard_size, nm_per, plausible_pixel
+from tiltfield.io import emd, hyperspy
+from tiltfield.io.raw import RawStack, guard_stored, missing_chunks
 
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
-_TILTS = (
-    "metadata/Tomography/_sig_tilts",
-    "metadata/Tomography/_sig_tilts/data",
-    "metadata/Tomography/tilts",
-    "metadata/Tomography/tilts/data",
-    "metadata/Acquisition_instrument/TEM/Stage/tilt_alpha",
-    "original_metadata/fei_header/a_tilt",
-)
-_DEGREES = ("deg", "degree", "degrees", "°")
-_MOST_TILTS = 65536
-_MOST_COMPRESSION = 1100  # deflate cannot shrink more
+_HEAP = b"GCOL\x01"
+_LEAST_HEAP = 4096
+_PIECE = 2**20
 
 
 def matches(path: Path, head: bytes) -> bool:
@@ -36,128 +30,93 @@ def matches(path: Path, head: bytes) -> bool:
 
 
 def read(path: Path) -> RawStack:
-    """Read the first experiment with a stack of images.
+    """Read the images of an HDF5 file, whichever program laid it out.
 
     Args:
         path: the file.
 
     Raises:
-        InputError: if no experiment holds images, or they do not fit the size of the file.
+        InputError: if it holds no images, they do not fit the size of the file, or reading it would not end.
     """
+    check_heaps(path)
     with h5py.File(path, "r") as file:
-        name, experiment, data = _experiment(path, file)
-        _guard(path, data)
-        axes = [_axis(experiment, i, data.ndim) for i in range(data.ndim)]
-        tilt = _tilt_axis(axes) if data.ndim == 3 else None
-        images = data[...]
-        n = 1 if tilt is None else data.shape[tilt]
-        angles, where = _angles(experiment, n, axes[tilt] if tilt is not None else {})
-    images = images[None] if tilt is None else np.ascontiguousarray(np.moveaxis(images, tilt, 0))
-    size, sources = _pixel_size(path, [a for i, a in enumerate(axes) if i != tilt])
-    sources["images"] = f"{path.name} (HyperSpy, Experiments/{name}, {images.dtype})"
-    if angles is not None:
-        sources["angles"] = f"{where} in {path.name}"
-    return RawStack(images, angles, size, sources)
-
-
-def _experiment(path: Path, file: h5py.File) -> tuple[str, h5py.Group, h5py.Dataset]:
-    group = file.get("Experiments")
-    if not isinstance(group, h5py.Group):
-        raise InputError(f"{path}: expected a HyperSpy file with a group 'Experiments', got {sorted(file)[:8]}")
-    seen = []
-    for name in group:
-        data = group[name].get("data") if isinstance(group[name], h5py.Group) else None
-        if isinstance(data, h5py.Dataset) and data.dtype.kind in "iuf" and data.ndim in (2, 3):
-            return name, group[name], data
-        seen.append(f"{name}: {getattr(data, 'shape', 'no data')} {getattr(data, 'dtype', '')}".strip())
-    raise InputError(f"{path}: expected an experiment with images (tilt, row, col), got {'; '.join(seen) or 'none'}")
-
-
-def _guard(path: Path, data: h5py.Dataset) -> None:
-    need = guard_size(data.shape, data.dtype.itemsize, str(path))
-    stored, size = data.id.get_storage_size(), path.stat().st_size
-    compressed = data.chunks is not None
-    if stored > size or need > stored * (_MOST_COMPRESSION if compressed else 1):
+        if "Experiments" in file:
+            return hyperspy.read(path, file, _guard)
+        if "Data/Image" in file:
+            return emd.read_velox(path, file, _guard)
+        berkeley = emd.find_berkeley(file)
+        if berkeley is not None:
+            return emd.read_berkeley(path, berkeley, _guard)
         raise InputError(
-            f"{path}: images of shape {data.shape} need {need} bytes, the file holds {min(stored, size)} of them; "
-            "it is damaged or cut short, copy it again"
+            f"{path}: expected images as HyperSpy (Experiments), Velox (Data/Image) or EMD (emd_group_type) lay them "
+            f"out, got {sorted(file)[:8]}; write it as .hspy, MRC or TIFF"
         )
 
 
-def _axis(experiment: h5py.Group, index: int, ndim: int) -> dict[str, Any]:
-    group = experiment.get(f"axis-{index}") or experiment.get(f"_list_{ndim}_axes/{index}")
-    if group is None:
+def check_heaps(path: Path) -> None:
+    """Refuse a file whose strings HDF5 would read for ever.
+
+    Strings lie in global heaps, blocks of objects one behind the other. The library steps from object to object by the
+    sizes that stand there, without a look at whether a step leads on: an object of no size, as one damaged byte makes
+    it, keeps it in one place. So the steps are tried here first. (HDF5 file format specification, section III.E.)
+
+    Args:
+        path: an HDF5 file.
+
+    Raises:
+        InputError: if a step leads nowhere or out of its heap.
+    """
+    with path.open("rb") as file:
+        head = file.read(16)
+        if not head.startswith(_SIGNATURE) or len(head) < 16:
+            raise InputError(f"{path}: expected an HDF5 file, got something else; check what it is")
+        if head[10 if head[8] >= 2 else 14] != 8:  # bytes of a length; also in the header of every heap
+            raise InputError(f"{path}: expected an HDF5 file with lengths of 8 bytes; the file is damaged")
+        for start in _heaps(path):
+            file.seek(start + 8)
+            size = int.from_bytes(file.read(8), "little")
+            if not _LEAST_HEAP <= size <= path.stat().st_size - start:
+                continue  # HDF5 sees this itself
+            if not _is_walkable(file.read(size - 16)):
+                raise InputError(
+                    f"{path}: the strings at byte {start} are damaged (HDF5 global heap); copy the file again, or "
+                    "write it anew with the program that made it"
+                )
+
+
+def _heaps(path: Path) -> Iterator[int]:
+    """Yield where global heaps begin."""
+    with path.open("rb") as file:
+        before, base = b"", 0
+        while piece := file.read(_PIECE):
+            text = before + piece
+            at = text.find(_HEAP)
+            while at >= 0:
+                yield base - len(before) + at
+                at = text.find(_HEAP, at + 1)
+            base += len(piece)
+            before = text[-len(_HEAP) + 1 :]
+
+
+def _is_walkable(objects: bytes) -> bool:
+    """Whether stepping through a heap's objects comes to its end."""
+    at = 0
+    while at + 16 <= len(objects):
+        index, size = struct.unpack_from("<H6xQ", objects, at)
+        step = size if index == 0 else 16 + (size + 7) // 8 * 8  # object 0 is the free space, its header included
+        if not 16 <= step <= len(objects) - at:
+            return False
+        at += step
+    return True
+
+
+def _guard(path: Path, data: h5py.Dataset) -> dict[str, str]:
+    stored, size = data.id.get_storage_size(), path.stat().st_size
+    guard_stored(data.shape, data.dtype.itemsize, min(stored, size), path, packed=data.chunks is not None)
+    if stored > size:
+        raise InputError(f"{path}: the images take {stored} bytes, the file has {size}; it is cut short, copy it again")
+    if data.chunks is None:
         return {}
-    names = ("name", "units", "scale", "offset", "navigate")
-    return {key: _plain(_attribute(group, key, 16)) for key in names}
-
-
-def _attribute(node: h5py.Group, key: str, most: int) -> Any:
-    """Return an attribute, or None if it is not there or is, in a damaged file, larger than `most` values."""
-    if key not in node.attrs:
-        return None
-    attribute = node.attrs.get_id(key)
-    if attribute.shape is None or np.prod(attribute.shape, dtype=float) > most or attribute.dtype.itemsize > 4096:
-        return None
-    return node.attrs[key]
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, bytes):
-        return value.decode(errors="replace")
-    return value.item() if isinstance(value, np.generic) else value
-
-
-def _number(value: Any) -> float | None:
-    return float(value) if isinstance(value, int | float) and np.isfinite(value) else None
-
-
-def _tilt_axis(axes: list[dict[str, Any]]) -> int:
-    for i, axis in enumerate(axes):
-        if str(axis.get("units", "")).lower() in _DEGREES or "tilt" in str(axis.get("name", "")).lower():
-            return i
-    moving = [i for i, axis in enumerate(axes) if axis.get("navigate") is True]
-    return moving[0] if len(moving) == 1 else 0
-
-
-def _angles(experiment: h5py.Group, n: int, axis: dict[str, Any]) -> tuple[np.ndarray | None, str]:
-    for name in _TILTS:
-        values = _listed(experiment, name, n)
-        if values is not None:
-            return values, name
-    scale, offset = _number(axis.get("scale")), _number(axis.get("offset"))
-    if scale and offset is not None and str(axis.get("units", "")).lower() in _DEGREES:
-        return offset + scale * np.arange(n), "tilt axis"
-    return None, ""
-
-
-def _listed(experiment: h5py.Group, name: str, n: int) -> np.ndarray | None:
-    """Tilts under `name`, a dataset or an attribute: n of them, or more of which the rest is padding."""
-    parent, _, last = name.rpartition("/")
-    node = experiment.get(name)
-    if node is None and parent in experiment:
-        node = _attribute(experiment[parent], last, _MOST_TILTS)
-    if (
-        not isinstance(node, h5py.Dataset | np.ndarray)
-        or not n <= node.size <= _MOST_TILTS
-        or node.dtype.kind not in "iuf"
-    ):
-        return None
-    values = np.asarray(node, dtype=np.float64).ravel()
-    padded = values.size > n and np.any(values[n:] != 0)
-    values = values[:n]
-    bad = padded or not np.all(np.isfinite(values)) or np.any(np.abs(values) > 180) or not np.any(values)
-    return None if bad else values
-
-
-def _pixel_size(path: Path, axes: list[dict[str, Any]]) -> tuple[float | None, dict[str, str]]:
-    sizes = []
-    for axis in axes:
-        unit, scale = nm_per(str(axis.get("units", ""))), _number(axis.get("scale"))
-        sizes.append(abs(scale) * unit if unit and scale else 0.0)
-    if not all(plausible_pixel(size) for size in sizes):
-        return None, {}
-    sources = {"pixel_size": f"image axes of {path.name}"}
-    if abs(sizes[0] / sizes[-1] - 1) > 0.01:
-        sources["warning pixel size"] = f"pixels of {sizes[-1]:.4g} x {sizes[0]:.4g} nm are not square"
-    return sizes[-1], sources
+    guard_stored(data.chunks, data.dtype.itemsize, size, path, packed=True)
+    count = math.prod(math.ceil(n / each) for n, each in zip(data.shape, data.chunks, strict=True))
+    return missing_chunks(count - data.id.get_num_chunks(), count)

@@ -6,27 +6,27 @@ old FEI files have neither 'MAP ' nor a machine stamp.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import mrcfile
 import numpy as np
 from mrcfile.dtypes import HEADER_DTYPE
 
-import tiltfield
 from tiltfield.errors import InputError
 from tiltfield.io.mrc_extended import read_extended
 from tiltfield.io.raw import RawStack, guard_size, plausible_pixel
+from tiltfield.io.sidecars import axis_in_title
 from tiltfield.series import Volume
 
 _HEADER = 1024
-_ANGSTROM_PER_NM = 10.0
+ANGSTROM_PER_NM = 10.0
 _TYPES = {0: "i1", 1: "i2", 2: "f4", 6: "u2", 12: "f2"}
 _KNOWN_MODES = {3: "complex", 4: "complex", 16: "RGB", 101: "4-bit"}
-_UNKNOWN_SIZE = "voxel size unknown"
+UNKNOWN_SIZE = "voxel size unknown"
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,7 +70,7 @@ def matches(path: Path, head: bytes) -> bool:
 
 
 def read(path: Path) -> RawStack:
-    """Read a stack of images with the angles and the pixel size of its headers.
+    """Map a stack of images, and read the angles, the pixel size and the tilt axis of its headers.
 
     Args:
         path: the file.
@@ -79,9 +79,9 @@ def read(path: Path) -> RawStack:
         InputError: if the header makes no sense or does not fit the size of the file.
     """
     header = read_header(path)
-    images = _values(path, header)
+    images = _values(path, header, mapped=True)
     sources = {"images": f"{path.name} (MRC, {header.dtype.newbyteorder('=')})"}
-    angles, extended_nm = read_extended(header.record, header.order, header.extended, header.shape[0])
+    angles, extended_nm, axis = read_extended(header.record, header.order, header.extended, header.shape[0])
     size, where, doubt = _pixel_size(header, extended_nm)
     if size is not None:
         sources["pixel_size"] = f"{where} of {path.name}"
@@ -91,7 +91,11 @@ def read(path: Path) -> RawStack:
         sources["warning size"] = f"{path.name} goes on for {header.excess} bytes after its last image"
     if angles is not None:
         sources["angles"] = f"extended header of {path.name}"
-    return RawStack(images, angles, size, sources)
+    titles = b"".join(bytes(label) for label in header.record["label"]).decode("ascii", "replace")
+    axis = axis_in_title(titles) if axis is None else axis
+    if axis is not None:
+        sources["tilt_axis"] = f"the header of {path.name}"
+    return RawStack(images, angles, size, sources, axis)
 
 
 def read_volume(path: Path) -> Volume:
@@ -106,6 +110,40 @@ def read_volume(path: Path) -> Volume:
     header = read_header(path)
     data = _values(path, header)
     return Volume(data.astype(np.float32, copy=False), _pixel_size(header, None)[0])
+
+
+@dataclass(frozen=True, eq=False)
+class VolumeFile:
+    """A volume that stays in its file, with what else the file says of it.
+
+    Attributes:
+        volume: mapped from the file, read-only; copied only if its values are not float32.
+        origin_nm: (x, y, z) of the first voxel, nm; None if the header knows no voxel size.
+        labels: of the header.
+    """
+
+    volume: Volume
+    origin_nm: tuple[float, float, float] | None
+    labels: tuple[str, ...]
+
+
+def open_volume(path: Path) -> VolumeFile:
+    """Map a volume instead of reading it.
+
+    Args:
+        path: an MRC file.
+
+    Raises:
+        InputError: if it is no MRC file, or its header makes no sense or does not fit its size.
+    """
+    header = read_header(path)
+    volume = Volume(_values(path, header, mapped=True), _pixel_size(header, None)[0])
+    record = header.record
+    origin = tuple(float(record["origin"][axis]) / ANGSTROM_PER_NM for axis in "xyz")
+    known = volume.voxel_size_nm is not None and bytes(record["map"])[:3] == b"MAP" and np.isfinite(origin).all()
+    count = min(max(int(record["nlabl"]), 0), len(record["label"]))
+    labels = (bytes(label).split(b"\0")[0].decode("ascii", "replace").rstrip() for label in record["label"][:count])
+    return VolumeFile(volume, (origin[0], origin[1], origin[2]) if known else None, tuple(labels))
 
 
 def read_header(path: Path) -> Header:
@@ -139,56 +177,6 @@ def read_header(path: Path) -> Header:
             f"but the file has {size} bytes; the header is damaged or the stack was still being written"
         )
     return Header(record, shape, _type(record), _HEADER + len(extended), extended, excess)
-
-
-def write_volume(volume: Volume, path: Path) -> Path:
-    """Write a volume as float32 MRC.
-
-    Args:
-        volume: shape (z, y, x).
-        path: file to write; written under a temporary name in the same folder, then renamed.
-
-    Returns:
-        the path written.
-
-    Raises:
-        InputError: if the folder is not there or cannot be written to.
-    """
-    return _write(volume.data, Path(path), volume.voxel_size_nm, is_volume=True)
-
-
-def write_stack(images: np.ndarray, path: Path, pixel_size_nm: float | None = None) -> Path:
-    """Write images as a float32 MRC image stack.
-
-    Args:
-        images: shape (image, row, col).
-        path: file to write; written under a temporary name in the same folder, then renamed.
-        pixel_size_nm: edge of a pixel, nm, or None if unknown.
-
-    Returns:
-        the path written.
-
-    Raises:
-        InputError: if `images` is not 3-D and finite, or the folder is not there or cannot be written to.
-    """
-    return _write(images, Path(path), pixel_size_nm, is_volume=False)
-
-
-def _write(data: np.ndarray, path: Path, size_nm: float | None, *, is_volume: bool) -> Path:
-    if data.ndim != 3 or data.size == 0:
-        raise InputError(f"{path}: expected three dimensions to write, got shape {data.shape}")
-    if not (np.isfinite(data.min()) and np.isfinite(data.max())):
-        raise InputError(f"{path}: expected finite values to write, got NaN or infinite ones; replace them first")
-    with replacing(path) as temporary, mrcfile.new(temporary, overwrite=True) as mrc:
-        mrc.set_data(np.ascontiguousarray(data, dtype=np.float32))
-        if is_volume:
-            mrc.set_volume()
-        else:
-            mrc.set_image_stack()
-        mrc.voxel_size = 1.0 if size_nm is None else size_nm * _ANGSTROM_PER_NM
-        mrc.header.label[0] = f"tiltfield {tiltfield.__version__}" + (f", {_UNKNOWN_SIZE}" if size_nm is None else "")
-        mrc.header.nlabl = 1
-    return path
 
 
 @contextmanager
@@ -266,17 +254,20 @@ def _signed_bytes(record: np.void) -> bool:
     return not (0 <= float(record["dmin"]) <= float(record["dmax"]) and 127 < float(record["dmax"]) <= 255)
 
 
-def _values(path: Path, header: Header) -> np.ndarray:
-    with path.open("rb") as file:
-        file.seek(header.offset)
-        flat = np.fromfile(file, header.dtype, int(np.prod(header.shape, dtype=np.int64)))
-    data = flat.reshape(header.shape)
-    if not data.dtype.isnative:
-        data = data.byteswap(inplace=True).view(data.dtype.newbyteorder("="))
+def _values(path: Path, header: Header, *, mapped: bool = False) -> np.ndarray:
+    """Return the values in the order (z, y, x), read into memory or left in the file."""
+    data: np.ndarray
+    if mapped:
+        data = np.memmap(path, header.dtype, "r", header.offset, header.shape)
+    else:
+        data = np.fromfile(path, header.dtype, math.prod(header.shape), offset=header.offset).reshape(header.shape)
+        if not data.dtype.isnative:
+            data = data.byteswap(inplace=True).view(data.dtype.newbyteorder("="))
     axes = [int(header.record[k]) for k in ("maps", "mapr", "mapc")]
-    if sorted(axes) != [1, 2, 3]:
+    if axes == [3, 2, 1] or sorted(axes) != [1, 2, 3]:
         return data
-    return np.ascontiguousarray(np.transpose(data, [axes.index(a) for a in (3, 2, 1)]))
+    turned = np.transpose(data, [axes.index(a) for a in (3, 2, 1)])
+    return turned if mapped else np.ascontiguousarray(turned)
 
 
 def _pixel_size(header: Header, extended_nm: float | None) -> tuple[float | None, str, str | None]:
@@ -295,17 +286,17 @@ def _header_size(header: Header) -> tuple[float | None, str | None]:
     if min(grid) < 1:
         return None, None
     sizes = [float(record["cella"][axis]) / n for axis, n in zip("xy", grid, strict=True)]
-    if not all(np.isfinite(s) and plausible_pixel(s / _ANGSTROM_PER_NM) for s in sizes):
+    if not all(np.isfinite(s) and plausible_pixel(s / ANGSTROM_PER_NM) for s in sizes):
         return None, None
     if abs(sizes[0] - 1) < 1e-6 and not _ours_with_size(record):
         return None, None
     doubt = (
         None if abs(sizes[1] / sizes[0] - 1) < 0.01 else f"pixels of {sizes[0]:.4g} x {sizes[1]:.4g} Å are not square"
     )
-    return sizes[0] / _ANGSTROM_PER_NM, doubt
+    return sizes[0] / ANGSTROM_PER_NM, doubt
 
 
 def _ours_with_size(record: np.void) -> bool:
     """Whether tiltfield wrote the file and knew the size: then 1 Å means 1 Å."""
     label = bytes(record["label"][0])
-    return label.startswith(b"tiltfield ") and _UNKNOWN_SIZE.encode() not in label
+    return label.startswith(b"tiltfield ") and UNKNOWN_SIZE.encode() not in label

@@ -5,14 +5,17 @@ from __future__ import annotations
 import numpy as np
 from mrcfile.dtypes import get_ext_header_dtype
 
-from tiltfield.io.raw import plausible_pixel
+from tiltfield.io.raw import from_imod, plausible_pixel, usable_angles
 
 # bytes of one SerialEM record by the bit that announces it: tilt, piece, stage, magnification, intensity, dose, ...
 _SERIAL_BYTES = {1: 2, 2: 6, 4: 4, 8: 2, 16: 2, 32: 4, 128: 4, 256: 2, 512: 2, 1024: 2}
 
 
-def read_extended(record: np.void, order: str, data: bytes, n: int) -> tuple[np.ndarray | None, float | None]:
-    """Return the tilts and the pixel size that an extended header holds.
+Facts = tuple[np.ndarray | None, float | None, float | None]
+
+
+def read_extended(record: np.void, order: str, data: bytes, n: int) -> Facts:
+    """Return the tilts, the pixel size and the tilt axis that an extended header holds.
 
     Args:
         record: the 1024-byte header.
@@ -21,15 +24,16 @@ def read_extended(record: np.void, order: str, data: bytes, n: int) -> tuple[np.
         n: number of images.
 
     Returns:
-        the tilts, degrees, shape (n,), and the pixel size, nm; each None where there is none.
+        the tilts, degrees, shape (n,), the pixel size, nm, and the axis, degrees as `load` counts them; each None where
+        there is none.
     """
     kind = bytes(record["exttyp"])
     n_int, n_real = (int(v) for v in np.frombuffer(record.tobytes()[128:132], order + "u2"))
     if kind in (b"FEI1", b"FEI2"):
-        return _fei(kind, order, data, n)
+        return *_fei(kind, order, data, n), None
     if kind == b"SERI" or (kind != b"AGAR" and n_int == _serial_bytes(n_real) and n_real & 1):
-        return _serial(data, n_int, n_real, n, order), None
-    return _agard(order, data, n, n_int, n_real)
+        return _serial(data, n_int, n_real, n, order), None, None
+    return _agard(order, data, n, (n_int, n_real), bytes(record["label"][0]))
 
 
 def _fei(kind: bytes, order: str, data: bytes, n: int) -> tuple[np.ndarray | None, float | None]:
@@ -40,7 +44,7 @@ def _fei(kind: bytes, order: str, data: bytes, n: int) -> tuple[np.ndarray | Non
         return None, None
     rows = [np.frombuffer(data, dtype, 1, i * step)[0] for i in range(n)]
     angles = np.array([float(row["Alpha tilt"]) for row in rows])
-    return _usable(angles), _from_metres(float(rows[0]["Pixel size X"]))
+    return usable_angles(angles), _from_metres(float(rows[0]["Pixel size X"]))
 
 
 def _serial(data: bytes, step: int, flags: int, n: int, order: str) -> np.ndarray | None:
@@ -54,21 +58,23 @@ def _serial_bytes(flags: int) -> int:
     return sum(size for bit, size in _SERIAL_BYTES.items() if flags & bit)
 
 
-def _agard(order: str, data: bytes, n: int, n_int: int, n_real: int) -> tuple[np.ndarray | None, float | None]:
-    """Records of integers, then reals: the first real is the tilt, the twelfth (FEI) the pixel size in metres."""
-    words = n_int + n_real
-    if not 0 < words <= 4096 or n_real < 1 or 4 * words * n > len(data):
-        return None, None
+def _agard(order: str, data: bytes, n: int, counts: tuple[int, int], label: bytes) -> Facts:
+    """Records of integers, then reals: the first real is the tilt; of FEI the 11th the axis, the 12th the pixel in m.
+
+    The sign of the axis is as IMOD's header program takes it: turned where the first label begins with "Fei ".
+    """
+    words, n_int = sum(counts), counts[0]
+    if not 0 < words <= 4096 or counts[1] < 1 or 4 * words * n > len(data):
+        return None, None, None
     records = np.frombuffer(data, order + "f4", words * n).reshape(n, words)[:, n_int:]
-    size = _from_metres(float(records[0, 11])) if n_real >= 12 else None
     with np.errstate(invalid="ignore"):
-        return _usable(records[:, 0].astype(np.float64)), size
-
-
-def _usable(angles: np.ndarray) -> np.ndarray | None:
-    """Header tilts that were never filled in are all zero; those that are no angles are something else."""
-    good = np.all(np.isfinite(angles)) and np.all(np.abs(angles) <= 180) and np.any(angles != 0)
-    return angles if good else None
+        angles = usable_angles(records[:, 0])
+    if counts[1] < 12:
+        return angles, None, None
+    axis = float(records[0, 10])
+    known = np.isfinite(axis) and 0 < abs(axis) <= 360
+    turned = from_imod(-axis if label.startswith(b"Fei ") else axis) if known else None
+    return angles, _from_metres(float(records[0, 11])), turned
 
 
 def _from_metres(size: float) -> float | None:

@@ -1,4 +1,4 @@
-"""Files that lie beside a stack and name its tilt angles: .rawtlt, .tlt, .mdoc."""
+"""Files that lie beside a stack and name its tilt angles, pixel size and tilt axis: .rawtlt, .tlt, .mdoc."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from pathlib import Path, PureWindowsPath
 import numpy as np
 
 from tiltfield.errors import InputError
-from tiltfield.io.raw import nm_per, plausible_pixel
+from tiltfield.io.raw import from_imod, nm_per, plausible_pixel
 
+_AXIS = re.compile(r"tilt axis angle\s*=\s*([-+0-9.eE]+)", re.IGNORECASE)
 _SECTION = re.compile(r"^\[\s*(\w+)\s*=\s*(.*?)\s*\]\s*$")
 _LIMIT = 64 * 1024 * 1024
 
@@ -25,12 +26,14 @@ class Sidecar:
         angles_deg: float64, shape (image,), degrees, in the order of the images.
         pixel_size_nm: edge of a pixel, nm, or None.
         image_file: name of the stack it belongs to, without a folder, or None.
+        tilt_axis_deg: the tilt axis, degrees as `load` counts them, or None.
     """
 
     path: Path
     angles_deg: np.ndarray
     pixel_size_nm: float | None = None
     image_file: str | None = None
+    tilt_axis_deg: float | None = None
 
 
 def read_sidecar(path: Path) -> Sidecar:
@@ -42,41 +45,61 @@ def read_sidecar(path: Path) -> Sidecar:
     Raises:
         InputError: if it cannot be read or does not hold what it should; the message names the line or section.
     """
-    text = _text(path)
+    text = text_of(path, "tilt angles")
     if path.suffix.lower() == ".mdoc" or re.search(r"^\[\s*(ZValue|FrameSet)\s*=", text, re.MULTILINE):
         return _parse_mdoc(path, text)
-    return Sidecar(path, _parse_angles(path, text))
+    return Sidecar(path, numbers_of(path, text, 1, "one tilt angle in degrees")[:, 0])
 
 
-def candidates(stack: Path) -> list[Path]:
-    """Return the names under which a stack's angles are looked for, the most trusted first.
+def is_aligned(stack: Path) -> bool:
+    """Return whether a stack is aligned by its name: .ali, or x_ali, x_aligned.
 
-    An aligned stack (.ali) prefers the refined .tlt, any other the .rawtlt of the microscope. For a folder of images,
-    files of these kinds inside it count too.
+    Args:
+        stack: the stack.
+    """
+    return stack.suffix.lower() == ".ali" or stack.stem.lower().endswith(("_ali", "_aligned"))
+
+
+def stems(stack: Path) -> list[str]:
+    """Return what the names of the files that belong to a stack begin with, the likeliest first.
 
     Args:
         stack: the stack, or a folder of single images.
     """
-    aligned = stack.suffix.lower() == ".ali" or stack.stem.endswith("_ali")
-    suffixes = [".tlt", ".rawtlt"] if aligned else [".rawtlt", ".tlt"]
-    stems = [stack.stem, stack.name]
-    stems += [stack.stem.removesuffix(end) for end in ("_ali", "_aligned") if stack.stem.endswith(end)]
-    names = [stem + suffix for suffix in suffixes for stem in stems]
+    found = [stack.stem, stack.name]
+    found += [stack.stem.removesuffix(end) for end in ("_ali", "_aligned") if stack.stem.endswith(end)]
+    return found
+
+
+def candidates(stack: Path, aligned: bool | None = None) -> list[Path]:
+    """Return the names under which a stack's angles are looked for, the most trusted first.
+
+    An aligned stack prefers the refined .tlt, any other the .rawtlt of the microscope. For a folder of images, files of
+    these kinds inside it count too.
+
+    Args:
+        stack: the stack, or a folder of single images.
+        aligned: whether it is aligned, or is about to be; if None, its name tells.
+    """
+    suffixes = [".tlt", ".rawtlt"] if (is_aligned(stack) if aligned is None else aligned) else [".rawtlt", ".tlt"]
+    begin = stems(stack)
+    names = [stem + suffix for suffix in suffixes for stem in begin]
     names += [f"{stack.name}.mdoc", f"{stack.stem}.mdoc"]
-    names += [f"{stem}{kind}.mdoc" for stem in dict.fromkeys(stems[::2]) for kind in (".mrc", ".st", ".ali")]
+    names += [f"{stem}{kind}.mdoc" for stem in dict.fromkeys(begin[::2]) for kind in (".mrc", ".st", ".ali")]
     found = [stack.with_name(name) for name in dict.fromkeys(names)]
     if not stack.is_dir():
         return found
     return [p for s in (*suffixes, ".mdoc") for p in sorted(stack.glob(f"*{s}"))] + found
 
 
-def find(stack: Path) -> list[Path]:
+def find(stack: Path, aligned: bool | None = None) -> list[Path]:
     """Return the sidecars that exist beside a stack, the most trusted first.
 
     Args:
         stack: the stack, or a folder of single images.
+        aligned: as for :func:`candidates`.
     """
-    return [path for path in candidates(stack) if path.is_file()]
+    return [path for path in candidates(stack, aligned) if path.is_file()]
 
 
 def stack_of(mdoc: Path) -> tuple[Path, str | None]:
@@ -108,31 +131,50 @@ def stack_of(mdoc: Path) -> tuple[Path, str | None]:
     )
 
 
-def _text(path: Path) -> str:
+def text_of(path: Path, what: str) -> str:
+    """Return the content of a small text file.
+
+    Args:
+        path: the file.
+        what: it should hold, for the message.
+
+    Raises:
+        InputError: if it is not there, is large, or is no text.
+    """
     try:
         if path.stat().st_size > _LIMIT:
-            raise InputError(f"{path}: expected a small text file with tilt angles, got {path.stat().st_size} bytes")
+            raise InputError(f"{path}: expected a small text file with {what}, got {path.stat().st_size} bytes")
         content = path.read_bytes()
     except OSError as error:
-        raise InputError(f"{path}: cannot read the tilt angles ({error.strerror}); check the name") from error
+        raise InputError(f"{path}: cannot read the {what} ({error.strerror}); check the name") from error
     if b"\0" in content:
-        raise InputError(f"{path}: expected a text file with tilt angles, got binary data; is it the stack itself?")
+        raise InputError(f"{path}: expected a text file with {what}, got binary data; is it the stack itself?")
     return content.decode("utf-8-sig", errors="replace")
 
 
-def _parse_angles(path: Path, text: str) -> np.ndarray:
-    angles = []
+def numbers_of(path: Path, text: str, count: int, expected: str) -> np.ndarray:
+    """Return the numbers of a text file, float64, shape (line, count); # and ; begin a comment.
+
+    Args:
+        path: the file, for the message.
+        text: its content.
+        count: numbers in a line.
+        expected: what they are, for the message.
+
+    Raises:
+        InputError: if a line holds something else, or there is none.
+    """
+    rows = []
     for number, line in enumerate(text.splitlines(), start=1):
         words = re.split(r"[#;]", line, maxsplit=1)[0].strip().rstrip(",").split()
-        if not words:
-            continue
-        angle = _float(words[0]) if len(words) == 1 else None
-        if angle is None:
-            raise InputError(f"{path}, line {number}: expected one tilt angle in degrees, got '{line.strip()[:60]}'")
-        angles.append(angle)
-    if not angles:
-        raise InputError(f"{path}: expected one tilt angle a line, got an empty file")
-    return np.array(angles)
+        values = [value for word in words if (value := _float(word)) is not None]
+        if words and not len(values) == len(words) == count:
+            raise InputError(f"{path}, line {number}: expected {expected}, got '{line.strip()[:60]}'")
+        if values:
+            rows.append(values)
+    if not rows:
+        raise InputError(f"{path}: expected {expected} a line, got an empty file")
+    return np.array(rows)
 
 
 def _parse_mdoc(path: Path, text: str) -> Sidecar:
@@ -143,8 +185,29 @@ def _parse_mdoc(path: Path, text: str) -> Sidecar:
     angles = [_tilt(path, *sections[i]) for i in order]
     spacing = _float(header.get("PixelSpacing", "") or sections[order[0]][1].get("PixelSpacing", ""))
     size = None if spacing is None else spacing * (nm_per("Å") or 0.0)
+    size = size if size is not None and plausible_pixel(size) else None
     image = PureWindowsPath(header["ImageFile"]).name if header.get("ImageFile") else None
-    return Sidecar(path, np.array(angles), size if size is not None and plausible_pixel(size) else None, image)
+    return Sidecar(path, np.array(angles), size, image, _axis(text, sections[order[0]][1]))
+
+
+def axis_in_title(text: str) -> float | None:
+    """Return the tilt axis that SerialEM writes into titles, "Tilt axis angle = 84.1, binning = 1 ...".
+
+    Args:
+        text: an .mdoc, or the label of an MRC header.
+
+    Returns:
+        degrees as `load` counts them, or None.
+    """
+    match = _AXIS.search(text)
+    angle = _float(match[1]) if match else None
+    return None if angle is None else from_imod(angle)
+
+
+def _axis(text: str, section: dict[str, str]) -> float | None:
+    """The axis of SerialEM's title; of an .mdoc by Thermo Fisher's Tomography its RotationAngle, as IMOD takes it."""
+    angle = _float(section.get("RotationAngle", "")) if "TiltAxisAngle" in text else None
+    return axis_in_title(text) if angle is None else from_imod(angle)
 
 
 def _sections(text: str) -> tuple[dict[str, str], list[tuple[str, dict[str, str]]]]:

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -13,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from tiltfield.apart import apart
 from tiltfield.paper.store import Figures
 from tiltfield.paper.worker import ANSWER, REQUEST, VOLUME
 
 Tell = Callable[[float], None]
-_LOG = "errors.txt"
 
 
 class NotRunError(Exception):
@@ -55,30 +52,22 @@ def fit_apart(
         work = Path(name)
         request = {"cell": str(cell.resolve()), "images": images, "settings": dict(settings)}
         (work / REQUEST).write_text(json.dumps(request))
-        code = _wait(work, tell)
+        failure = _wait(work, tell)
         if not (work / ANSWER).exists():
-            raise NotRunError(_failure(code, (work / _LOG).read_text(errors="replace")))
+            raise NotRunError(failure)
         answer = json.loads((work / ANSWER).read_text())
         if "refused" in answer:
             raise NotRunError(answer["refused"], refused=True)
         return answer["figures"], np.load(work / VOLUME)
 
 
-def _wait(work: Path, tell: Tell) -> int:
-    """Run the worker, pass on its progress, and return its exit code; it ends when this does, however it ends."""
-    command = [sys.executable, "-P", "-m", "tiltfield.paper.worker", str(work.resolve())]  # -P: not what lies here
-    with (
-        (work / _LOG).open("w") as log,
-        # In a session of its own, so that Ctrl-C reaches only this process, which then ends the other.
-        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, start_new_session=True) as process,
-    ):
-        try:
-            for line in process.stdout or ():
-                if (done := _share(line)) is not None:
-                    tell(done)
-            return process.wait()
-        finally:
-            process.kill()
+def _wait(work: Path, tell: Tell) -> str:
+    """Run the worker, pass on its progress, and return how it failed, in case it did."""
+    with apart("tiltfield.paper.worker", [str(work.resolve())]) as worker:
+        for line in worker.lines():
+            if (done := _share(line)) is not None:
+                tell(done)
+        return worker.reason
 
 
 def _share(line: str) -> float | None:
@@ -87,11 +76,3 @@ def _share(line: str) -> float | None:
         return float(json.loads(line)[0])
     except (ValueError, TypeError, LookupError):
         return None
-
-
-def _failure(code: int, errors: str) -> str:
-    if code < 0:
-        name = signal.Signals(-code).name if -code in set(signal.Signals) else str(-code)
-        return f"killed by {name}" + (", out of memory as it seems" if name == "SIGKILL" else "")
-    lines = [line for line in errors.splitlines() if line.strip()]
-    return f"failed: {lines[-1].strip()}" if lines else f"failed with exit code {code}"

@@ -12,6 +12,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.text import Text
 
 from tiltfield.observe import Observer
+from tiltfield.parse import clock as clock
 
 LINE_EVERY_SHARE = 0.1
 LINE_EVERY_SECONDS = 30.0
@@ -77,17 +78,6 @@ class _Bar:
         if self._task is None:
             self._task = self.display.add_task(stage, total=1.0, words="")
         self.display.update(self._task, description=stage, completed=min(done, 1.0), words=words)
-
-
-def clock(seconds: float) -> str:
-    """Return a span of time as m:ss or h:mm:ss.
-
-    Args:
-        seconds: ≥ 0.
-    """
-    minutes, rest = divmod(round(max(seconds, 0.0)), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
 def _words(elapsed: float, seconds_left: float | None, figures: Mapping[str, float]) -> str:

@@ -13,9 +13,9 @@ import tiltfield
 from tiltfield.config import SimulateConfig
 from tiltfield.contrast import DEPTH
 from tiltfield.errors import InputError
+from tiltfield.io.slabs import in_slabs
 from tiltfield.series import TiltSeries, Volume
 from tiltfield.simulate.recording import GreyLevels, NoiseLaw
-from tiltfield.simulate.sections import chunks
 
 FILES = ("truth.mrc", "inside.mrc", "clean.mrc", "noisy.mrc", "series.rawtlt", "meta.yaml")
 
@@ -83,15 +83,15 @@ class Simulation:
             InputError: if the folder holds any of the files and `overwrite` is not set, or cannot be made.
         """
         from tiltfield.io.mrc import replacing
-        from tiltfield.io.mrc_sections import write_sections
+        from tiltfield.io.mrc_sections import About, write_sections
 
         folder = _fresh_folder(Path(out_dir), overwrite)
-        nm = self.config.pixel_size_nm
-        inside = (part.astype(np.int8) for part in chunks(self.inside))
-        write_sections(folder / "truth.mrc", chunks(self.truth), nm, is_volume=True)
-        write_sections(folder / "inside.mrc", inside, nm, is_volume=True)
-        write_sections(folder / "clean.mrc", chunks(self.clean), nm, is_volume=False)
-        write_sections(folder / "noisy.mrc", self._recorded(), nm, is_volume=False)
+        volume, images = (About(self.config.pixel_size_nm, is_volume) for is_volume in (True, False))
+        inside = (part.astype(np.int8) for part in in_slabs(self.inside))
+        write_sections(folder / "truth.mrc", in_slabs(self.truth), volume)
+        write_sections(folder / "inside.mrc", inside, volume)
+        write_sections(folder / "clean.mrc", in_slabs(self.clean), images)
+        write_sections(folder / "noisy.mrc", self._recorded(), images)
         tilts, meta = "".join(f"{a:.6g}\n" for a in self.angles_deg), yaml.safe_dump(self._meta(), sort_keys=False)
         for name, text in (("series.rawtlt", tilts), ("meta.yaml", meta)):
             with replacing(folder / name) as part:
@@ -100,7 +100,7 @@ class Simulation:
 
     def _recorded(self) -> Iterator[np.ndarray]:
         kind = np.uint16 if self.levels else np.float32
-        return (part.astype(kind) for part in chunks(self.noisy))
+        return (part.astype(kind) for part in in_slabs(self.noisy))
 
     def _meta(self) -> dict[str, object]:
         return {

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import mmap
 import os
 import tempfile
 import weakref
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +13,6 @@ import numpy as np
 from tiltfield.errors import InputError
 
 IN_MEMORY = 256 * 2**20  # bytes; what is larger goes to a file
-CHUNK = 32 * 2**20  # bytes read at a time
 
 
 class Sections:
@@ -63,22 +60,6 @@ class Sections:
         """Remove the file, if there is one."""
         if self._path is not None:
             _remove(self._path)
-
-
-def chunks(volume: np.ndarray) -> Iterator[np.ndarray]:
-    """Return a volume a few planes at a time; one that is mapped from a file is read anew, not kept in memory.
-
-    Args:
-        volume: shape (z, y, x).
-    """
-    step = max(1, CHUNK // max(volume[0].nbytes, 1))
-    for k in range(0, len(volume), step):
-        part = volume[k : k + step]
-        if isinstance(volume, np.memmap) and isinstance(volume.base, mmap.mmap):  # the whole of a file
-            part = np.fromfile(volume.filename, volume.dtype, part.size, offset=k * volume[0].nbytes).reshape(
-                part.shape
-            )
-        yield part
 
 
 def _scratch_file(folder: Path | None, size: int) -> Path:

@@ -1,0 +1,5 @@
+"""``python -m tiltfield``: the command line."""
+
+from tiltfield.cli import main
+
+main()

@@ -1,0 +1,255 @@
+"""What a reconstruction is expected to take.
+
+*Memory* is counted: what is held, times how many bytes of it. The peak is either where the projector is made, as many
+coordinates are sorted, or where a fit is judged in the end, beside its optimiser and its best state. The constants were
+fitted to the peaks of whole runs, each in a process of its own (``benchmarks/forecast.py``; 31 and 61 tilts, cubes of
+64³ to 256³ and flat volumes; x86-64, torch 2.13), which they meet within 12 %.
+
+*Time* is the number of steps times the seconds of one, which :func:`tiltfield.pace.step_seconds` measures on the
+machine; without a measurement, it is that of two quiet cores.
+
+The specimen is taken to be 60 % as thick as the image is wide, unless the method works in a cube; one that goes on
+beyond the images gets room beside it, and takes up to twice as much.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import psutil
+
+from tiltfield import published
+from tiltfield.config import CLASSICAL, DENOISED, PUBLISHED, ReconstructConfig
+from tiltfield.defocus import halo_of
+from tiltfield.errors import InputError
+from tiltfield.fields import FEATURES, WIDTH
+from tiltfield.fields.base import Box
+from tiltfield.parse import clock, parse_defocus
+from tiltfield.projector import STORED_LIMIT
+from tiltfield.rehearsal import TRIAL_PASSES, TRIAL_ROWS
+from tiltfield.schedule import POINTS, Schedule, block_size, schedule_for
+
+GIB = 2.0**30
+THICK = 0.6  # of the image's width
+BASE_BYTES = {"classical": 385e6, "published": 500e6, "neural": 515e6}  # the interpreter and libraries, what is fixed
+MAKING, HOLDING, ENTRY = 180, 70, 80  # of a projector, a sample and tilt; of one that is not stored, a sample
+PIXEL_READ, PIXEL = 20, 40  # images; their slices, masks, likelihood, residuals and rendered images too
+BYTES_PER_VOXEL = {"hashgrid": 80, "mlp": 8, "voxels": 36}  # parameters, moments, best copy, the volume
+BYTES_PER_POINT = {"hashgrid": 500, "mlp": 27_000, "voxels": 80}  # activations of a step
+ROUNDED, LEAST_ROWS = 1.2, 2  # points of a step over those aimed at, at most, as it takes whole slices, two at least
+GRID_BYTES, TV_BYTES = 34, 84  # of a published grid, a voxel: parameters, gradients, moments, best copy; with TV
+SIRT_VOXEL, PUBLISHED_VOXEL = 16, 12
+OWN_FEATURES = {"hashgrid": FEATURES, "mlp": WIDTH, "voxels": 1}
+
+POINTS_PER_SECOND = {"hashgrid": 1.1e6, "mlp": 4e4, "voxels": 6e6}  # field points in training, two CPU cores
+SLICE_SECONDS = 3e-9  # of a projection and its adjoint, a sample and tilt
+GRID_SECONDS, TV_SECONDS = 1e-8, 4e-8  # of a step of a published grid, a voxel
+DENOISING_SECONDS = {"bm3d": 1e-4, "topaz": 9e-5, "dwk-p": 7e-6, "dwk-g": 7e-6, "noise2self": 7e-5}  # a pixel
+FIXED_SECONDS = {"neural": 7.0, "classical": 2.0, "published": 4.0}  # reading, the coarse fit, pictures, files
+WEIGHTS = 5  # tried of STRENGTHS, as a rule
+TRIAL_STEP = 0.8  # of a step's time, as the noise model is a simpler one
+FINISHING = 0.5  # of a pass, for evaluating the field and judging what it explains
+
+Shape = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What a reconstruction is expected to take.
+
+    Attributes:
+        memory_bytes: peak memory of the process.
+        seconds: run time.
+    """
+
+    memory_bytes: int
+    seconds: float
+
+    def __str__(self) -> str:
+        return f"about {self.memory_bytes / GIB:.1f} GiB of memory and {clock(self.seconds)} (h:mm:ss or m:ss)"
+
+
+@dataclass(frozen=True)
+class Work:
+    """How much there is to do.
+
+    Attributes:
+        steps: of the fit, or slices through SIRT's iterations; what else grows with the fit counts as steps too.
+        usual: seconds of a step on two quiet cores.
+        fixed: seconds besides.
+    """
+
+    steps: float
+    usual: float
+    fixed: float
+
+
+def forecast(shape: Shape, config: ReconstructConfig, step_seconds: float | None = None) -> Forecast:
+    """Return what a reconstruction is expected to take.
+
+    Args:
+        shape: (tilt, row, col) of the images.
+        config: settings.
+        step_seconds: of a step of :class:`Work`, as measured; None: that of two quiet cores.
+    """
+    work = work_of(shape, config)
+    seconds = work.fixed + work.steps * (work.usual if step_seconds is None else step_seconds)
+    if config.method in DENOISED:
+        seconds += DENOISING_SECONDS[config.denoiser] * math.prod(shape)
+    if config.max_time is not None and config.method not in CLASSICAL:
+        seconds = min(seconds, config.max_time)
+    return Forecast(int(_memory(shape, config)), seconds)
+
+
+def box_of(shape: Shape, config: ReconstructConfig) -> Box:
+    """Return the box that the specimen is taken to need.
+
+    Args:
+        shape: (tilt, row, col) of the images.
+        config: settings.
+    """
+    _, n_y, n_x = shape
+    return Box(math.ceil(THICK * n_x) if config.method == "neural" else n_x, n_y, n_x)
+
+
+# ---- time ----------------------------------------------------------------------------------------------------------
+
+
+def work_of(shape: Shape, config: ReconstructConfig) -> Work:
+    """Return how much there is to do.
+
+    Args:
+        shape: (tilt, row, col) of the images.
+        config: settings.
+    """
+    if config.method in CLASSICAL:
+        iterations = config.sirt_iterations if config.method == "sirt" else 1
+        return Work(shape[1] * iterations, SLICE_SECONDS * shape[0] * shape[2] ** 2, FIXED_SECONDS["classical"])
+    return _published_work(shape, config) if config.method in PUBLISHED else _neural_work(shape, config)
+
+
+def _neural_work(shape: Shape, config: ReconstructConfig) -> Work:
+    box = box_of(shape, config)
+    schedule = schedule_for(box, config, 0.0)
+    block = box.n_z * box.n_x * schedule.block
+    usual = _wider(config, schedule.block) * max(1.0, _larger(config)) * block / POINTS_PER_SECOND[config.field]
+    finishing = FINISHING * math.ceil(box.n_y / schedule.block)
+    return Work(schedule.steps(box.n_y) + _rehearsal(box, config) + finishing, usual, FIXED_SECONDS["neural"])
+
+
+def _rehearsal(box: Box, config: ReconstructConfig) -> float:
+    """Return what the fits of a block of slices, before the whole is fitted, are in steps of that."""
+    rows = min(TRIAL_ROWS, box.n_y)
+    trial: Schedule = replace(schedule_for(Box(box.n_z, rows, box.n_x), config, 0.0), passes=TRIAL_PASSES)
+    fits = 1 + (WEIGHTS if config.tv_weight is None else 0)
+    return TRIAL_STEP * fits * trial.steps(rows)
+
+
+def _published_work(shape: Shape, config: ReconstructConfig) -> Work:
+    n_voxels = math.prod(box_of(shape, config).shape)
+    scaled = published.Scaled.to(shape, config.steps)
+    if published.RECIPES[config.method].explicit:
+        second = TV_SECONDS if config.tv_weight else GRID_SECONDS
+        return Work(scaled.steps, n_voxels * second, FIXED_SECONDS["published"])
+    points = published.PARTS * scaled.rays * sum(scaled.samples)
+    rate = POINTS_PER_SECOND["mlp"] * (2 if config.reduced else 1) / _larger(config) ** 2
+    return Work(scaled.steps + n_voxels / 3 / points, points / rate, FIXED_SECONDS["published"])
+
+
+def _larger(config: ReconstructConfig) -> float:
+    """Return the size of the field over its own."""
+    own = OWN_FEATURES[config.field] if config.method == "neural" else published.FEATURES
+    return 1.0 if config.features is None else config.features / own
+
+
+def _wider(config: ReconstructConfig, block: int) -> float:
+    """Return the slices that a block is rendered from, over its own: under blur it is seen with its neighbours."""
+    blur = parse_defocus(config.defocus)
+    return 1.0 if blur is None else 1 + 2 * halo_of(*blur) / block
+
+
+# ---- memory --------------------------------------------------------------------------------------------------------
+
+
+def _memory(shape: Shape, config: ReconstructConfig) -> float:
+    """Return the peak: where the projector is made, or later."""
+    box, pixels = box_of(shape, config), math.prod(shape)
+    samples, voxels = box.n_z * box.n_x, math.prod(box.shape)
+    stored = samples <= STORED_LIMIT
+    making = MAKING * shape[0] * samples if stored else ENTRY * samples
+    holding = HOLDING * shape[0] * samples if stored else ENTRY * samples
+    kind, fit = "neural", _field_bytes(box, config)
+    if config.method in CLASSICAL:
+        kind, fit = "classical", float(SIRT_VOXEL * voxels)
+    elif config.method in PUBLISHED:
+        kind, fit = "published", _published_bytes(shape, config, voxels)
+    return BASE_BYTES[kind] + max(making + PIXEL_READ * pixels, holding + PIXEL * pixels + fit)
+
+
+def _field_bytes(box: Box, config: ReconstructConfig) -> float:
+    block = block_size(box, config.field)
+    points = _wider(config, block) * max(ROUNDED * POINTS[config.field], LEAST_ROWS * box.n_z * box.n_x)
+    voxels = math.prod(box.shape)
+    return _larger(config) * (BYTES_PER_VOXEL[config.field] * voxels + BYTES_PER_POINT[config.field] * points)
+
+
+def _published_bytes(shape: Shape, config: ReconstructConfig, voxels: int) -> float:
+    if published.RECIPES[config.method].explicit:
+        return (TV_BYTES if config.tv_weight else GRID_BYTES) * voxels
+    scaled = published.Scaled.to(shape, config.steps)
+    points = scaled.rays * sum(scaled.samples)
+    return PUBLISHED_VOXEL * voxels + _larger(config) * BYTES_PER_POINT["mlp"] * points
+
+
+# ---- what fits -----------------------------------------------------------------------------------------------------
+
+
+def check_memory(shape: Shape, config: ReconstructConfig, available: int | None = None) -> Forecast:
+    """Refuse a reconstruction that would not fit into memory.
+
+    Args:
+        shape: (tilt, row, col) of the images.
+        config: settings.
+        available: bytes; by default what the machine has free.
+
+    Returns:
+        the forecast.
+
+    Raises:
+        InputError: if the forecast exceeds what is available; it names the ``--bin`` that fits.
+    """
+    cost = forecast(shape, config)
+    if problem := too_much(shape, config, available):
+        raise InputError(f"this reconstruction is expected to need {problem}")
+    return cost
+
+
+def too_much(shape: Shape, config: ReconstructConfig, available: int | None = None) -> str:
+    """Return in words what does not fit into memory, and what would; nothing if all fits.
+
+    Args:
+        shape: (tilt, row, col) of the images.
+        config: settings.
+        available: bytes; by default what the machine has free.
+    """
+    available = psutil.virtual_memory().available if available is None else available
+    needed = forecast(shape, config).memory_bytes
+    if needed <= available:
+        return ""
+    bin_by = fitting_bin(shape, config, available)
+    advice = f"try --bin {bin_by * config.bin}" if bin_by else "a machine with more memory is needed"
+    return f"{needed / GIB:.1f} GiB of memory, {available / GIB:.1f} GiB are free: {advice}"
+
+
+def fitting_bin(shape: Shape, config: ReconstructConfig, available: float) -> int | None:
+    """Return by how much more the images must be binned to fit into memory, None if up to 32 is not enough.
+
+    Args:
+        shape: (tilt, row, col) of the images.
+        config: settings.
+        available: bytes.
+    """
+    n_tilts, n_y, n_x = shape
+    binned = ((b, (n_tilts, max(1, n_y // b), max(1, n_x // b))) for b in range(2, 33))
+    return next((b for b, small in binned if forecast(small, config).memory_bytes <= available), None)

@@ -1,0 +1,192 @@
+"""What a reconstruction is expected to take, against what it took; what fits; how fast a step is."""
+
+import math
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from tiltfield import pace
+from tiltfield.config import ReconstructConfig
+from tiltfield.errors import InputError
+from tiltfield.forecast import Forecast, check_memory, forecast, too_much, work_of
+from tiltfield.pace import step_seconds
+from tiltfield.reconstruct import expected
+
+CPU = torch.device("cpu")
+BENCHMARK = Path(__file__).parents[1] / "benchmarks" / "forecast.py"
+FACTOR = 1.5
+MEASURED = [
+    ((61, 64, 64), {}, 558e6),
+    ((61, 96, 96), {}, 681e6),
+    ((61, 128, 128), {}, 762e6),
+    ((61, 192, 192), {}, 1052e6),
+    ((61, 256, 256), {}, 1552e6),
+    ((61, 16, 192), {}, 805e6),
+    ((61, 128, 256), {}, 1117e6),
+    ((61, 32, 256), {}, 1020e6),
+    ((31, 192, 192), {}, 988e6),
+    ((61, 96, 96), {"method": "sirt"}, 494e6),
+    ((61, 192, 192), {"method": "sirt"}, 837e6),
+    ((61, 96, 96), {"field": "voxels"}, 644e6),
+    ((61, 192, 192), {"field": "voxels"}, 902e6),
+    ((61, 64, 64), {"field": "mlp"}, 902e6),
+    ((61, 96, 96), {"method": "explicit-l2"}, 558e6),
+    ((61, 192, 192), {"method": "explicit-l2"}, 880e6),
+    ((61, 192, 192), {"method": "explicit-l2", "tv_weight": 0.05}, 1480e6),
+    ((61, 64, 64), {"method": "ours"}, 644e6),
+    ((61, 128, 128), {"method": "ours"}, 752e6),
+]
+"""Peak memory of whole runs, by benchmarks/forecast.py --short."""
+
+
+@pytest.mark.parametrize(("shape", "settings", "measured"), MEASURED)
+def test_the_memory_is_what_was_measured(shape, settings, measured):
+    found = forecast(shape, ReconstructConfig(**settings)).memory_bytes
+    assert measured / FACTOR < found < measured * FACTOR
+
+
+def run_benchmark(folder, *words):
+    command = [sys.executable, str(BENCHMARK), "--out", str(folder), "--set", "threads=1", *words]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_the_memory_is_what_a_run_takes_here(tmp_path):
+    assert "61 × 64 × 64" in run_benchmark(tmp_path, "--short", "--sizes", "64")
+
+
+@pytest.mark.slow
+def test_memory_and_time_are_what_runs_take_here(tmp_path):
+    """Within a factor of 1.5 from 64³ to 256³; the times on a quiet machine."""
+    assert run_benchmark(tmp_path).count("finished") == 5
+
+
+CONFIGS = [
+    *({"field": field} for field in ("hashgrid", "mlp", "voxels")),
+    {"method": "wbp"},
+    {"method": "sirt"},
+]
+
+
+@pytest.mark.parametrize("settings", CONFIGS, ids=str)
+def test_more_data_cost_no_less(settings):
+    config = ReconstructConfig(**settings)
+    sizes = [(61, n, n) for n in (48, 64, 96, 128, 192, 256)]
+    costs = [forecast(shape, config) for shape in sizes]
+    assert [c.memory_bytes for c in costs] == sorted(c.memory_bytes for c in costs)
+    assert [c.seconds for c in costs] == sorted(c.seconds for c in costs)
+    assert forecast((122, 96, 96), config).memory_bytes >= costs[2].memory_bytes
+    assert forecast((61, 192, 96), config).memory_bytes >= costs[2].memory_bytes
+
+
+def test_longer_presets_take_longer_and_a_limit_is_a_limit():
+    seconds = [forecast((61, 96, 96), ReconstructConfig(preset=p)).seconds for p in ("draft", "standard", "fine")]
+    assert seconds == sorted(seconds)
+    assert forecast((61, 256, 256), ReconstructConfig(max_time=30.0)).seconds == 30
+
+
+@pytest.mark.parametrize("settings", CONFIGS, ids=str)
+def test_a_refusal_for_memory_names_the_bin_that_fits(settings):
+    config, shape = ReconstructConfig(bin=2, **settings), (67, 1024, 1024)
+    available = forecast((67, 341, 341), config).memory_bytes
+    with pytest.raises(InputError, match=r"--bin \d+") as refusal:
+        check_memory(shape, config, available)
+    named = int(str(refusal.value).split("--bin ")[1])
+    n = 1024 * 2 // named
+    check_memory((67, n, n), config, available)
+    with pytest.raises(InputError):
+        check_memory((67, 1024 // (named // 2 - 1), 1024 // (named // 2 - 1)), config, available)
+
+
+def test_a_refusal_says_when_no_bin_fits():
+    with pytest.raises(InputError, match="more memory"):
+        check_memory((67, 64, 64), ReconstructConfig(), available=10**8)
+
+
+def test_what_does_not_fit_is_told_with_the_bin_that_does():
+    shape, config = (61, 512, 512), ReconstructConfig()
+    half = forecast((61, 256, 256), config).memory_bytes
+    assert too_much(shape, config, forecast(shape, config).memory_bytes) == ""
+    assert too_much(shape, config, half).endswith("try --bin 2")
+    assert "more memory" in too_much(shape, config, 10**8)
+
+
+def test_a_forecast_is_told_in_words():
+    assert str(Forecast(int(1.5 * 2**30), 3700)) == "about 1.5 GiB of memory and 1:01:40 (h:mm:ss or m:ss)"
+
+
+# --- time
+
+
+@pytest.mark.parametrize("settings", [{}, {"field": "voxels"}, {"method": "sirt"}, {"method": "ours"}], ids=str)
+def test_time_is_that_of_the_steps(settings):
+    config, shape = ReconstructConfig(**settings), (61, 96, 96)
+    work = work_of(shape, config)
+    assert forecast(shape, config, 0.25).seconds == pytest.approx(work.fixed + 0.25 * work.steps)
+    assert forecast(shape, config).seconds == pytest.approx(work.fixed + work.usual * work.steps)
+
+
+def test_the_weight_takes_steps_unless_it_is_given():
+    shape = (61, 96, 96)
+    assert work_of(shape, ReconstructConfig(tv_weight=1.0)).steps < 0.8 * work_of(shape, ReconstructConfig()).steps
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        *({}, {"field": "voxels", "noise": "scan-flow"}, {"field": "mlp"}, {"defocus": "linear:1"}),
+        *({"method": "sirt"}, {"method": "wbp"}, {"method": "ours", "steps": 200}, {"method": "l2-noisy"}),
+    ],
+    ids=str,
+)
+def test_a_step_is_timed_for_every_kind_of_method(settings):
+    config, shape = ReconstructConfig(**settings), (9, 12, 16)
+    seconds = step_seconds(shape, config, CPU)
+    assert 0 < seconds < 10
+    assert math.isfinite(forecast(shape, config, seconds).seconds)
+
+
+def test_a_step_that_grows_with_the_volume_is_not_timed():
+    assert step_seconds((9, 12, 16), ReconstructConfig(method="explicit-l2"), CPU) is None
+
+
+def test_the_images_of_a_timed_step_take_no_memory():
+    step = pace._fit((9, 5000, 16), ReconstructConfig(), CPU)
+    problem = dict(zip(step.__code__.co_freevars, (c.cell_contents for c in step.__closure__), strict=True))["problem"]
+    assert problem.observed.shape == (5000, 9, 16)
+    assert problem.observed.untyped_storage().nbytes() == 9 * 16 * 4
+
+
+@pytest.mark.parametrize(("each", "count", "mean"), [([9.0] + [1.0] * 20, 5, 1.0), ([1.0, 2.0, 2.0], 3, 2.0)])
+def test_the_first_step_does_not_count(monkeypatch, each, count, mean):
+    seconds, calls = [0.0], []
+    monkeypatch.setattr(time, "perf_counter", lambda: seconds[0])
+    monkeypatch.setattr(pace, "LONGEST_SECONDS", 100.0 if count == 5 else 3.0)
+
+    def take():
+        seconds[0] += each[len(calls)]
+        calls.append(None)
+
+    assert pace._mean_seconds(take) == mean
+    assert len(calls) == count
+
+
+def test_a_step_that_takes_too_long_is_taken_once(monkeypatch):
+    monkeypatch.setattr(pace, "LONGEST_SECONDS", 0.0)
+    calls = []
+    assert pace._mean_seconds(lambda: calls.append(time.sleep(0.01))) >= 0.01
+    assert len(calls) == 1
+
+
+def test_what_is_expected_is_measured_here_and_refused_where_it_does_not_fit(monkeypatch):
+    config = ReconstructConfig(threads=1, device="cpu")
+    monkeypatch.setattr(sys.modules["tiltfield.reconstruct"], "step_seconds", lambda shape, config, device: 1e4)
+    assert expected((9, 12, 16), config).seconds > 1e4
+    assert expected((9, 12, 16), config.model_copy(update={"max_time": 30.0})).seconds <= 30
+    with pytest.raises(InputError, match="--bin"):
+        expected((61, 20000, 20000), config)
