@@ -24,7 +24,7 @@ $(CORE): pyproject.toml constraints.txt | $(BIN)/python
 	@touch $@
 
 $(DEV): pyproject.toml constraints.txt | $(BIN)/python
-	$(BIN)/python -m pip install $(PIP_FLAGS) -c constraints.txt -e '.[test,lint,astra,structure,dm,cluster,logs,docs]'
+	$(BIN)/python -m pip install $(PIP_FLAGS) -c constraints.txt -e '.[test,lint,astra,structure,cluster,logs,docs]'
 	@touch $@ $(CORE)
 
 demo: $(CORE) ## simulate a cell, reconstruct it, compare with WBP and SIRT

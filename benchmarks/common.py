@@ -24,20 +24,9 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "src" / "tiltfield"
 # What no reconstruction and no measure depends on: changes there leave results valid.
 OUTSIDE = (
-    *(
-        "cli.py",
-        "cli_paths.py",
-        "cli_noise.py",
-        "cli_denoise.py",
-        "cli_paper.py",
-        "paper",
-        "demo.py",
-        "run.py",
-        "runfolder.py",
-        "report",
-        "io",
-    ),
-    *("judge.py", "traits.py"),
+    *sorted(path.name for path in PACKAGE.glob("cli*.py")),
+    *("__main__.py", "batch", "demo.py", "evidence", "export", "forecast.py", "io", "judge.py", "pace.py"),
+    *("paper", "report", "run.py", "runfolder.py", "traits.py", "viewer.py"),
     *("noise/file.py", "noise/learn.py", "noise/pairs.py", "noise/poisson.py", "noise/repeats.py", "noise/restore.py"),
     "noise/sources.py",
 )

@@ -140,7 +140,7 @@ def test_the_weight_takes_steps_unless_it_is_given():
     "settings",
     [
         *({}, {"field": "voxels", "noise": "scan-flow"}, {"field": "mlp"}, {"defocus": "linear:1"}),
-        *({"method": "sirt"}, {"method": "wbp"}, {"method": "ours", "steps": 200}, {"method": "l2-noisy"}),
+        *({"method": "sirt"}, {"method": "wbp"}, {"method": "ours", "steps": 200}),
     ],
     ids=str,
 )

@@ -126,6 +126,15 @@ def test_no_worker_is_started_for_what_is_finished(data, monkeypatch):
     assert (row.outcome, "holds the finished run of" in row.message) == ("refused", True)
 
 
+@pytest.fixture
+def ctrl_c():
+    """Ctrl-C is heard, even if what started the tests ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("ctrl_c")
 def test_a_stopped_batch_keeps_a_checkpoint_and_the_run_goes_on(data, resting):
     stopper = once_resting(resting, lambda worker: os.kill(os.getpid(), signal.SIGINT))
     result = go(data, "ab", workers=1)
