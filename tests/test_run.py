@@ -242,6 +242,17 @@ def test_a_broken_checkpoint_is_named(fit, stack, tmp_path):
         go(None, tmp_path / "run", resume=True)
 
 
+def test_a_checkpoint_of_another_form_is_told(fit, stack, tmp_path):
+    fit.interrupt_at = 5
+    go(stack, tmp_path / "run")
+    path = tmp_path / "run" / "checkpoint.pt"
+    saved = torch.load(path, weights_only=True)
+    del saved["run"]["format"]
+    torch.save(saved, path)
+    with pytest.raises(InputError, match=r"written by another tiltfield"):
+        go(None, tmp_path / "run", resume=True)
+
+
 @pytest.mark.parametrize("name", FILES)
 def test_a_folder_with_another_run_is_refused(tmp_path, name):
     (tmp_path / name).write_text("mine")

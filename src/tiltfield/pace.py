@@ -22,7 +22,7 @@ from tiltfield.rays import ray_step
 from tiltfield.schedule import schedule_for
 from tiltfield.series import TiltSeries
 
-LONGEST_SECONDS = 3.0  # after which no further step is timed
+LEAST_SECONDS, LONGEST_SECONDS = 0.5, 3.0  # for which steps are timed; in whole turns of a flow's learning
 SLICES = 4  # that a classical method is timed on
 ROWS = 8  # of the images that a published network is timed on
 STEEPEST = 60.0
@@ -55,11 +55,11 @@ def _mean_seconds(take: Callable[[], object]) -> float:
     first = time.perf_counter() - began
     if first > LONGEST_SECONDS:
         return first
-    began, count = time.perf_counter(), 0
-    while count < LEARN_EVERY and time.perf_counter() - began < LONGEST_SECONDS:
+    began, count, passed = time.perf_counter(), 0, 0.0
+    while passed < LONGEST_SECONDS and (passed < LEAST_SECONDS or count % LEARN_EVERY):
         take()
-        count += 1
-    return (time.perf_counter() - began) / count
+        count, passed = count + 1, time.perf_counter() - began
+    return passed / count
 
 
 def _series(n_tilts: int, n_y: int, n_x: int) -> TiltSeries:

@@ -29,6 +29,7 @@ FILES = (
     *("volume.mrc", "rendered.mrc", "preview.png", "report.html"),
     *("metrics.json", "history.jsonl", "config.yaml", "checkpoint.pt"),
 )
+CHECKPOINT = 2  # what checkpoints hold; raised whenever those of before cannot be gone on from
 LOG = "tensorboard"
 EVIDENCE = (
     *("evaluation.json", "fsc.png", "residuals.png"),
@@ -131,7 +132,7 @@ class RunFolder:
         """Return what `save_checkpoint` wrote, or None if the run was killed before it did.
 
         Raises:
-            InputError: if the file cannot be read.
+            InputError: if the file cannot be read, or is of another form.
         """
         import torch
 
@@ -139,11 +140,18 @@ class RunFolder:
         if not (self.resuming and path.exists()):
             return None
         try:
-            return dict(torch.load(path, weights_only=True, map_location="cpu"))  # as the device may be another now
+            saved = dict(torch.load(path, weights_only=True, map_location="cpu"))  # as the device may be another now
+            version, kind = saved["run"]["tiltfield"], saved["run"].get("format")
         except Exception as error:
             raise InputError(
                 f"{path} is not a checkpoint of tiltfield ({error}); start anew with --overwrite"
             ) from None
+        if kind != CHECKPOINT:
+            raise InputError(
+                f"{path} was written by another tiltfield ({version}) in a form that this one cannot go on from: "
+                "go on with that one, or start anew with --overwrite"
+            )
+        return saved
 
     def begin(self, series_path: Path, config: ReconstructConfig) -> None:
         """Make the folder, clear it of the run it replaces, and record the settings. Once per run.
@@ -202,7 +210,8 @@ class RunFolder:
         """
         import torch
 
-        run = {"tiltfield": tiltfield.__version__, "series": digest, "history": self._history_lines()}
+        run: dict[str, Any] = {"tiltfield": tiltfield.__version__, "format": CHECKPOINT, "series": digest}
+        run["history"] = self._history_lines()
         with atomic(self.path / "checkpoint.pt") as part:
             torch.save({"run": run, "state": dict(state)}, part)
 
