@@ -18,6 +18,13 @@ from tiltfield.simulate import simulate
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
+@pytest.fixture(autouse=True)
+def hasty_forecasts(monkeypatch):
+    """Let the forecast of a run's time be told from few steps."""
+    monkeypatch.setattr("tiltfield.pace.LEAST_SECONDS", 1e-6)
+    monkeypatch.setattr("tiltfield.pace.LONGEST_SECONDS", 0.1)
+
+
 @pytest.fixture(scope="session")
 def shared_data():
     """Return a function from a name in ../shared/data to its path; it skips the test where that is absent."""

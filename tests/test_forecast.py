@@ -140,14 +140,14 @@ def test_the_weight_takes_steps_unless_it_is_given():
     "settings",
     [
         *({}, {"field": "voxels", "noise": "scan-flow"}, {"field": "mlp"}, {"defocus": "linear:1"}),
-        *({"method": "sirt"}, {"method": "wbp"}, {"method": "ours", "steps": 200}),
+        *({"method": "sirt"}, {"method": "wbp"}, {"method": "ours", "steps": 200, "features": 16}),
     ],
     ids=str,
 )
-def test_a_step_is_timed_for_every_kind_of_method(settings):
+def test_a_step_is_timed_for_every_kind_of_method(monkeypatch, settings):
     config, shape = ReconstructConfig(**settings), (9, 12, 16)
     seconds = step_seconds(shape, config, CPU)
-    assert 0 < seconds < 10
+    assert seconds > 0
     assert math.isfinite(forecast(shape, config, seconds).seconds)
 
 
@@ -167,6 +167,7 @@ def test_the_images_of_a_timed_step_take_no_memory():
 )
 def test_the_first_step_does_not_count(monkeypatch, each, count, mean):
     seconds, calls = [0.0], []
+    monkeypatch.setattr(pace, "LEAST_SECONDS", 0.5)
     monkeypatch.setattr(time, "perf_counter", lambda: seconds[0])
     monkeypatch.setattr(pace, "LONGEST_SECONDS", 100.0 if count > 3 else 3.0)
 

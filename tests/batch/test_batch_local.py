@@ -14,13 +14,15 @@ import pytest
 from tiltfield.batch import clusters
 from tiltfield.batch.board import Board
 from tiltfield.batch.many import BatchRequest, Record, run_batch
+from tiltfield.batch.shares import Share
 from tiltfield.io import write_stack
 from tiltfield.observe import Observer
 from tiltfield.run import Request, run
 
 pytest.importorskip("distributed", reason="needs the extra cluster: pip install 'tiltfield[cluster]'")
 HASTY = Path(__file__).parent / "hasty"
-SETTINGS = {"method": "explicit-l2", "steps": 40, "mode": "bf"}  # of the methods with checkpoints the quickest
+# Of the methods with checkpoints the quickest
+SETTINGS = {"method": "explicit-l2", "steps": 40, "mode": "bf", "threads": 1}
 WAIT_SECONDS = 120
 
 
@@ -143,5 +145,13 @@ def test_a_stopped_batch_keeps_a_checkpoint_and_the_run_goes_on(data, resting):
     assert {name: row["outcome"] for name, row in table(data).items()} == {"a": "stopped", "b": "waiting"}
     assert (data / "out" / "a" / "checkpoint.pt").exists()
     assert not (data / "out" / "b").exists()
-    on = run(Request(data / "out" / "a", None, {}, resume=True), Observer())  # it is an ordinary run
+    on = run(Request(data / "out" / "a", None, {"threads": 1}, resume=True), Observer())  # it is an ordinary run
     assert not on.interrupted
+
+
+def test_each_worker_sees_its_own_gpu():
+    shares = [Share(1, "3"), Share(2, "GPU-5")]
+    with clusters.opened("local", shares, 2) as workers:
+        seen = workers.client.run(lambda: os.environ["CUDA_VISIBLE_DEVICES"])
+        assert sorted(seen.values()) == ["3", "GPU-5"]
+        assert sorted(workers.client.nthreads().values()) == [1, 2]
