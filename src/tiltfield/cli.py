@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from rich.console import Console
 from rich.text import Text
 
-from tiltfield import __version__
+from tiltfield import __version__, ranks
 from tiltfield.cli_batch import batch
 from tiltfield.cli_convert import convert
 from tiltfield.cli_denoise import denoise
@@ -91,8 +91,11 @@ def reconstruct(
     named, values = take_series(read_yaml(config) if config else {}, str(config))
     settings = merged(ReconstructFlags, values, str(config), flags)
     request = Request(out, series or named, settings, resume=resume, overwrite=overwrite)
-    with Screen(quiet=quiet) as screen:
+    follows = ranks.index() > 0
+    with Screen(quiet=quiet or follows) as screen:
         result = run(request, screen)
+    if follows:
+        return
     if json:
         print((out / "metrics.json").read_text(), end="")
     elif not quiet:
@@ -195,8 +198,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     Args:
         argv: the words after ``tiltfield``; those of the process if None.
     """
+    words = list(sys.argv[1:] if argv is None else argv)
     with _errors_in_words():
-        app(list(sys.argv[1:] if argv is None else argv), exit_on_error=False, print_error=False)
+        if ranks.launched() > 1 and words[:1] != ["reconstruct"]:
+            raise InputError(f"only reconstruct runs in several processes, got {ranks.launched()}: leave out torchrun")
+        app(words, exit_on_error=False, print_error=False)
     sys.exit(0)
 
 
@@ -219,7 +225,8 @@ def _errors_in_words() -> Iterator[None]:
 
 
 def _fail(message: str, code: int) -> None:
-    Console(stderr=True).print(Text(f"tiltfield: {message}", style="red"), soft_wrap=True)
+    if ranks.index() == 0:
+        Console(stderr=True).print(Text(f"tiltfield: {message}", style="red"), soft_wrap=True)
     sys.exit(code)
 
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
+from tiltfield import ranks
 from tiltfield.config import NOISE_NAMES, ReconstructConfig
 from tiltfield.contrast import ContrastMode
 from tiltfield.fit import evaluate_field, fit
@@ -59,7 +60,7 @@ def coarse_fit(series: TiltSeries, plan: Plan, config: ReconstructConfig, device
     problem = make_problem(binned, small, config.seed, device, mask_sides=False)
     schedule = Schedule(
         passes=150,
-        block=min(8, problem.box.n_y),
+        block=min(max(8, 2 * ranks.count()), problem.box.n_y),
         tv_weight=COARSE_STRENGTH / small.deviation,
         learning_rate=0.3,
         contrast_rate=1e-3,

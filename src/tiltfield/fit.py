@@ -3,7 +3,8 @@
 One step takes a block of adjacent slices, evaluates the field on them, projects them at every tilt, turns line
 integrals into intensities, and descends on ``-mean log p(observed | clean) + w · TV(density)``. A few pixels are held
 out of the likelihood; they say when to stop and how strong to regularise. The published methods take rays instead of
-slices (:mod:`tiltfield.rays`); all else is the same.
+slices (:mod:`tiltfield.rays`); all else is the same. Processes that fit together (:mod:`tiltfield.ranks`) take a share
+of each block's slices.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tiltfield import ranks
 from tiltfield.contrast import Contrast
 from tiltfield.errors import InputError
 from tiltfield.fields.base import Box, Field
@@ -35,6 +37,7 @@ LEARN_EVERY, LEARN_FROM, LEARN_FASTER = 4, 0.5, 3.0  # steps between two of a fl
 EMPTY = 0.5  # cost of density where there is believed to be none, against that of as steep a gradient
 
 
+TOO_SMALL = "the GPU's memory is too small for this volume: bin the images (--bin), or try --device cpu"
 DIVERGED_ADVICE = "try another --seed, or method neural with --noise gaussian"
 
 
@@ -86,49 +89,73 @@ def step(problem: Problem, state: FitState, schedule: Schedule, done: float) -> 
         loss, negative log-likelihood (mean over pixels) and total variation of the block.
     """
     first = _next_block(state, problem.box.n_y, schedule.block)
-    rows = slice(first, min(first + schedule.block, problem.box.n_y))
+    block = slice(first, min(first + schedule.block, problem.box.n_y))
+    rows = ranks.share(block)
     shift = (torch.rand(3, generator=state.generator) - 0.5) * schedule.jitter
     seen = problem.seen_by(rows)
-    density = slices_of(state.field, problem.box, seen, shift)
-    clean = problem.image(density, state.contrast, rows.start - seen.start, seen.stop - rows.stop)
-    density = density[rows.start - seen.start : rows.stop - seen.start]
-    part = problem.rows(rows.start, rows.stop)
+    prior_rows = slice(rows.start, min(rows.stop + 1, block.stop))  # the variation of a share ends in the next one
+    wide = slices_of(state.field, problem.box, slice(seen.start, max(seen.stop, prior_rows.stop)), shift)
+    clean = problem.image(
+        wide[: seen.stop - seen.start], state.contrast, rows.start - seen.start, seen.stop - rows.stop
+    )
     state.noise.trust = min(1.0, max(0.0, (done - TRUST_FROM) / (TRUST_ALL - TRUST_FROM)))
-    nll, held = _likelihood(state, part, clean)
-    last = rows.stop == problem.box.n_y  # the last slice of all is its own neighbour; others meet theirs another time
-    variation = total_variation(torch.cat([density, density[-1:]]) if last else density, problem.scale)
-    prior = variation + EMPTY * margin_density(density, problem.scale, problem.margin)
+    part = problem.rows(rows.start, rows.stop)
+    nll, held = _likelihood(state, part, clean, problem.used[block])
+    density = wide[rows.start - seen.start : prior_rows.stop - seen.start]
+    variation, prior = _prior(problem, density, rows, block)
     columns = problem.box.n_x / problem.observed.shape[2]  # so that the weight does not depend on the padding
     loss = nll + schedule.tv_weight * columns * prior
-    state.descend([loss], schedule.rate(done, state.step))
+    figures = torch.stack([nll.detach(), variation.detach()])
+    total = state.descend([loss], schedule.rate(done, state.step))
+    ranks.add([figures])
     state.judge(held)
-    return {"loss": loss.item(), "nll": nll.item(), "tv": variation.item()}
+    return {"loss": total, "nll": figures[0].item(), "tv": figures[1].item()}
 
 
-def _likelihood(state: FitState, part: Problem, clean: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the mean negative log-likelihood of a block, to descend on, and log p of its held-out pixels.
+def _likelihood(state: FitState, part: Problem, clean: Tensor, used: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the negative log-likelihood of some rows of a block, to descend on, and log p of their held-out pixels.
 
-    A model that is `quasi` learns now and then, from some of the pixels, in larger steps: it has few parameters, and
-    pixels are many.
+    It is a sum over pixels, divided by their number in the whole block, of which `used` tells. A model that is `quasi`
+    learns now and then, from some of the pixels, in larger steps: it has few parameters, and pixels are many.
     """
-    noise, observed, used, labels = state.noise, part.observed, part.used, part.labels
+    noise, observed, labels = state.noise, part.observed, part.labels
     if not noise.quasi:
         log_prob = noise.log_prob(observed, clean, labels)
-        return _mean_nll(log_prob, used), log_prob[part.held]
-    nll, fixed = _mean_nll(noise.pull(observed, clean, labels), used), clean.detach()
+        return _nll(log_prob, part.used, used), log_prob[part.held]
+    nll, fixed = _nll(noise.pull(observed, clean, labels), part.used, used), clean.detach()
     if state.step % LEARN_EVERY == 0:
         n_tilts = observed.shape[1]
         count = math.ceil(LEARN_FROM * n_tilts)
         first = int(torch.randint(0, n_tilts - count + 1, (1,), generator=state.generator))
         tilts = slice(first, first + count)
-        own = _mean_nll(noise.log_prob(observed[:, tilts], fixed[:, tilts], labels[:, tilts]), used[:, tilts])
+        log_prob = noise.log_prob(observed[:, tilts], fixed[:, tilts], labels[:, tilts])
+        own = _nll(log_prob, part.used[:, tilts], used[:, tilts])
         nll = nll + (own - own.detach())
     with torch.no_grad():
         return nll, _held_log_prob(part, noise, fixed)
 
 
-def _mean_nll(log_prob: Tensor, used: Tensor) -> Tensor:
-    return -(log_prob * used).sum() / used.sum().clamp_min(1)
+def _nll(log_prob: Tensor, used: Tensor, of: Tensor) -> Tensor:
+    return -(log_prob * used).sum() / of.sum().clamp_min(1)
+
+
+def _prior(problem: Problem, density: Tensor, rows: slice, block: slice) -> tuple[Tensor, Tensor]:
+    """Return what some rows of a block add to its mean total variation, and to all that the prior says.
+
+    Args:
+        problem: gives scale and margin.
+        density: of these rows, and of the next if the block has it.
+        rows: which.
+        block: of which they are a share.
+    """
+    last = block.stop == problem.box.n_y  # the last slice of all is its own neighbour; others meet theirs another time
+    pairs = min(rows.stop, block.stop - (not last)) - rows.start
+    ends = rows.stop == block.stop and last
+    variation = total_variation(torch.cat([density, density[-1:]]) if ends else density, problem.scale)
+    variation = variation * (pairs / max(1, block.stop - block.start - (not last)))
+    share = (rows.stop - rows.start) / (block.stop - block.start)
+    margin = margin_density(density[: rows.stop - rows.start], problem.scale, problem.margin)
+    return variation, variation + EMPTY * share * margin
 
 
 def slices_of(density: Field, box: Box, rows: slice, shift: Tensor | None = None) -> Tensor:
@@ -199,7 +226,7 @@ def fit(
             if figures is None:
                 schedule, total = _halve(problem, state, schedule)
                 continue
-            state.elapsed = time.perf_counter() - clock
+            state.elapsed = ranks.clock(time.perf_counter() - clock)
             if not math.isfinite(figures["loss"]):
                 outcome = Outcome.DIVERGED
                 break
@@ -225,6 +252,8 @@ def _tried(
     try:
         return step(problem, state, schedule, done)
     except torch.cuda.OutOfMemoryError:
+        if ranks.count() > 1:  # the others are in the middle of the step
+            raise InputError(TOO_SMALL) from None
         torch.cuda.empty_cache()
         return None
 
@@ -233,7 +262,7 @@ def _halve(problem: Problem, state: FitState, schedule: AnySchedule) -> tuple[An
     """Return the schedule with steps of half the size, and their number; the pass begins anew."""
     smaller = schedule.smaller()
     if smaller is None:
-        raise InputError("the GPU's memory is too small for this volume: bin the images (--bin), or try --device cpu")
+        raise InputError(TOO_SMALL)
     n_rows = problem.box.n_y
     state.step = round(state.step * smaller.steps(n_rows) / schedule.steps(n_rows))
     state.halvings += 1
@@ -251,9 +280,12 @@ def _close_pass(state: FitState, tolerance: float) -> None:
 
     Within `tolerance` standard errors the later pass counts as no worse: the learning rate has fallen since.
     """
-    count = max(1, state.held_count)
-    held = state.held_sum / count
-    error = math.sqrt(max(0.0, state.held_square / count - held**2) / count)
+    sums = torch.tensor([state.held_sum, state.held_square, state.held_count], dtype=torch.float64)
+    ranks.add([sums])
+    total, square, count = sums.tolist()
+    count = max(1.0, count)
+    held = total / count
+    error = math.sqrt(max(0.0, square / count - held**2) / count)
     state.held_sum, state.held_square, state.held_count = 0.0, 0.0, 0
     state.curve.append(held)
     if held <= state.best_held + tolerance * error:
@@ -275,9 +307,20 @@ def evaluate_field(problem: Problem, density: Field, block: int) -> Tensor:
         density: the field.
         block: slices at a time.
     """
+    box = problem.box
+    volume = next(density.parameters()).new_zeros(box.n_z, box.n_y, box.n_x)  # as it is written: no second copy then
+    whole = volume.transpose(0, 1)
     with torch.no_grad():
-        starts = range(0, problem.box.n_y, block)
-        return torch.cat([slices_of(density, problem.box, slice(i, i + block)) for i in starts])
+        for rows in _shared(box.n_y, block):
+            whole[rows] = slices_of(density, box, rows)
+    ranks.add([whole])
+    return whole
+
+
+def _shared(n_rows: int, block: int) -> list[slice]:
+    """Return this process's share of all rows, a block at a time."""
+    mine = ranks.share(slice(0, n_rows))
+    return [slice(first, min(first + block, mine.stop)) for first in range(mine.start, mine.stop, block)]
 
 
 def render(problem: Problem, density: Tensor, contrast: Contrast, block: int) -> Tensor:
@@ -289,15 +332,13 @@ def render(problem: Problem, density: Tensor, contrast: Contrast, block: int) ->
         contrast: gain and offset.
         block: slices at a time.
     """
-    n_rows = len(density)
+    whole = torch.zeros_like(problem.observed)
     with torch.no_grad():
-        parts = [slice(first, min(first + block, n_rows)) for first in range(0, n_rows, block)]
-        seen = [problem.seen_by(rows) for rows in parts]
-        images = [
-            problem.image(density[wide], contrast, rows.start - wide.start, wide.stop - rows.stop)
-            for rows, wide in zip(parts, seen, strict=True)
-        ]
-        return torch.cat(images)
+        for rows in _shared(len(density), block):
+            wide = problem.seen_by(rows)
+            whole[rows] = problem.image(density[wide], contrast, rows.start - wide.start, wide.stop - rows.stop)
+    ranks.add([whole])
+    return whole
 
 
 def held_out(problem: Problem, noise: NoiseModel, clean: Tensor) -> dict[str, float]:

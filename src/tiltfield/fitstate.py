@@ -11,8 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tiltfield import ranks
 from tiltfield.contrast import Contrast
 from tiltfield.fields.base import Field
+from tiltfield.kernels.window import WindowAdam
 from tiltfield.noise.base import NoiseModel
 
 _POSITION = (
@@ -52,7 +54,7 @@ class FitState:
         """Take one step down the sum of the losses, unless it is not finite: then the parameters would be lost with it.
 
         Args:
-            losses: scalars with gradient, each made and freed before the next.
+            losses: scalars with gradient, each made and freed before the next; of this process's share of the step.
             factor: on the learning rates.
 
         Returns:
@@ -63,10 +65,11 @@ class FitState:
         total = 0.0
         for loss in losses:
             total += loss.item()
-            if not math.isfinite(total):
+            if ranks.count() == 1 and not math.isfinite(total):
                 break
             loss.backward()
-        else:
+        total = _pooled(self.optimisers, total)
+        if math.isfinite(total):
             for optimiser in self.optimisers:
                 for group in optimiser.param_groups:
                     group["lr"] = group.setdefault("base", group["lr"]) * (factor if group.get("falls", True) else 1.0)
@@ -115,3 +118,31 @@ class FitState:
         self.generator.set_state(state["generator"])
         for name in _POSITION:
             setattr(self, name, copy.deepcopy(state[name]))
+        if ranks.index() > 0:  # the first process goes on with the sums of the pass
+            self.held_sum, self.held_square, self.held_count = 0.0, 0.0, 0
+
+
+def _pooled(optimisers: Iterable[torch.optim.Optimizer], loss: float) -> float:
+    """Return the loss summed over the processes that share the step, and leave the gradients, summed likewise."""
+    if ranks.count() == 1:
+        return loss
+    windowed = [optimiser for optimiser in optimisers if isinstance(optimiser, WindowAdam)]
+    plain = [
+        parameter
+        for optimiser in optimisers
+        if not isinstance(optimiser, WindowAdam)
+        for group in optimiser.param_groups
+        for parameter in group["params"]
+    ]
+    spans = [span for optimiser in windowed for span in optimiser.spans()]
+    told = [int(parameter.grad is not None) for parameter in plain]
+    told = ranks.greatest([*told, *(-first for first, _ in spans), *(stop for _, stop in spans)])
+    wanted = [parameter for parameter, there in zip(plain, told, strict=False) if there]
+    firsts, stops = told[len(plain) : len(plain) + len(spans)], told[len(plain) + len(spans) :]
+    ends = zip((-first for first in firsts), stops, strict=True)
+    for parameter in wanted:
+        parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+    total = torch.full((1,), loss, device=plain[0].device)
+    wide = [gradient for optimiser in windowed for gradient in optimiser.widen(ends)]
+    ranks.add([total, *(parameter.grad for parameter in wanted), *wide])
+    return total.item()

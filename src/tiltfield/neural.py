@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tiltfield import ranks
 from tiltfield.coarse import find_plan
 from tiltfield.config import NOISE_NAMES, PUBLISHED, ReconstructConfig
 from tiltfield.contrast import ContrastMode
@@ -116,9 +117,9 @@ def solve(job: Job, resume: Mapping[str, Any] | None) -> Solution:
     plan, problem, schedule, state = begin.plan, begin.problem, begin.schedule, begin.state
     if resume:
         state.load_state_dict(resume["fit"])
-    prepared = resume["prepared"] if resume else time.perf_counter() - job.began
+    prepared = resume["prepared"] if resume else ranks.clock(time.perf_counter() - job.began)
     if config.max_time is not None:
-        left = config.max_time - prepared - _finishing_seconds(problem, state, schedule.block)
+        left = config.max_time - prepared - ranks.clock(_finishing_seconds(problem, state, schedule.block))
         schedule = replace(schedule, seconds=max(LEAST_SECONDS, left))
     outcome = fit(problem, state, schedule, _watcher(plan, prepared, job.observer), begin.step)
     if outcome is Outcome.DIVERGED and not state.best:
@@ -163,6 +164,7 @@ def fit_again(job: Job, plan: Plan, share: float) -> Solution:
 def _begin(job: Job, resume: Mapping[str, Any] | None) -> _Start:
     """Return the start of our own fit: everything the user is not asked for is found out."""
     plan = Plan(**resume["plan"]) if resume else find_plan(job.series, job.config, job.mode, job.device, job.observer)
+    plan = ranks.first_says(plan)
     if job.box is not None:
         plan = replace(plan, n_z=job.box.n_z, margin=job.box.margin, padding=job.box.padding)
     problem = _problem(job, plan)

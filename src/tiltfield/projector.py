@@ -12,11 +12,16 @@ import math
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from tiltfield import kernels
 from tiltfield.geometry import SliceGeometry, centred, detector_coordinate
+
+if TYPE_CHECKING:  # Triton, which it imports, is not everywhere
+    from tiltfield.kernels.gpu_projector import Strips
 
 STORED_LIMIT = 256 * 256
 """Slices up to this many samples keep A in memory; larger ones recompute its entries tilt by tilt."""
@@ -78,13 +83,15 @@ class SliceProjector(torch.nn.Module):
             geometry: sizes and tilts.
             dtype: type of slices and sinograms.
             device: where they live.
-            stored: keep the sparse matrix in memory; by default if a slice has at most `STORED_LIMIT` samples.
+            stored: keep the sparse matrix in memory; by default if a slice has at most `STORED_LIMIT` samples, and never
+                where kernels for the GPU do without.
         """
         super().__init__()
         self.geometry = geometry
         self.dtype, self.device = dtype, torch.device(device)
+        self._strips = _strips(geometry, self.device) if stored is None and kernels.usable(self.device, dtype) else None
         if stored is None:
-            stored = geometry.n_z * geometry.n_x <= STORED_LIMIT
+            stored = self._strips is None and geometry.n_z * geometry.n_x <= STORED_LIMIT
         self._matrices = _sparse_pair(self) if stored else None
 
     def forward(self, slices: Tensor) -> Tensor:
@@ -110,6 +117,8 @@ class SliceProjector(torch.nn.Module):
         return _BackProject.apply(sinograms, self)
 
     def _apply_map(self, slices: Tensor) -> Tensor:
+        if self._strips is not None:
+            return self._strips.project(slices)
         g = self.geometry
         flat = slices.reshape(len(slices), g.n_z * g.n_x)
         if self._matrices is not None:
@@ -122,6 +131,8 @@ class SliceProjector(torch.nn.Module):
         return out.permute(2, 0, 1)
 
     def _apply_adjoint(self, sinograms: Tensor) -> Tensor:
+        if self._strips is not None:
+            return self._strips.back_project(sinograms)
         g = self.geometry
         if self._matrices is not None:
             flat = sinograms.reshape(len(sinograms), g.n_tilts * g.n_u)
@@ -173,6 +184,12 @@ class _BackProject(torch.autograd.Function):
     @staticmethod
     def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[no-untyped-def]  # noqa: ANN001
         return _Project.apply(gradient, ctx.projector), None
+
+
+def _strips(geometry: SliceGeometry, device: torch.device) -> Strips:
+    from tiltfield.kernels.gpu_projector import Strips
+
+    return Strips(geometry, device)
 
 
 def _sparse_pair(projector: SliceProjector) -> tuple[Tensor, Tensor]:

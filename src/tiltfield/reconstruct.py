@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from tiltfield import classical, neural
+from tiltfield import classical, neural, ranks
 from tiltfield.config import CLASSICAL, DENOISED, ReconstructConfig
 from tiltfield.contrast import ContrastMode, decide_mode, estimate_levels, linearise
 from tiltfield.denoise import denoise
@@ -86,6 +86,7 @@ def reconstruct(
     observer = observer or Observer()
     config = _settled(config, settings)
     check_memory(series.images.shape, config)
+    _check_processes(series, config)
     if config.thickness != "auto" and series.pixel_size_nm is None:
         raise InputError(f"{series.name}: a thickness in nm needs the pixel size: give --pixel-size-nm")
     if series.valid is not None:
@@ -130,6 +131,17 @@ def _settled(config: ReconstructConfig | None, settings: dict[str, Any]) -> Reco
     return ReconstructConfig.parse({**base, **settings}, "settings")
 
 
+def _check_processes(series: TiltSeries, config: ReconstructConfig) -> None:
+    """Refuse what several processes cannot share."""
+    n = ranks.launched()
+    if n == 1:
+        return
+    if config.method != "neural":
+        raise InputError(f"method {config.method} runs in one process, got {n}: start it without torchrun")
+    if 2 * n > series.images.shape[1]:
+        raise InputError(f"every process takes two rows of the images at least, got {n} for {series.images.shape[1]}")
+
+
 def keep_freed_memory() -> None:
     """Ask the C library to keep freed memory for the next step instead of returning it to the system.
 
@@ -155,7 +167,9 @@ def pick_device(name: str) -> torch.device:
         raise InputError(
             "--device cuda was asked for, but torch sees no CUDA GPU: use --device cpu, or install torch with CUDA"
         )
-    return torch.device("cuda" if name == "cuda" or (name == "auto" and torch.cuda.is_available()) else "cpu")
+    if name == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", ranks.local()) if ranks.launched() > 1 else torch.device("cuda")
 
 
 def peak_memory() -> int:

@@ -13,6 +13,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
+from tiltfield import ranks
 from tiltfield.config import NOISE_NAMES, ReconstructConfig
 from tiltfield.fit import FitState, evaluate_field, fit, held_out, render, start
 from tiltfield.noise.estimate import autocorrelation
@@ -23,7 +24,7 @@ from tiltfield.observe import Observer
 from tiltfield.plan import Kind, Plan, fitted_noise, new_noise, new_state
 from tiltfield.problem import Problem, hold_out_again
 from tiltfield.regularise import choose_weight
-from tiltfield.schedule import Schedule, schedule_for
+from tiltfield.schedule import SCANNED_ROWS, Schedule, schedule_for
 
 STRENGTHS = tuple(0.24 * 0.6**k for k in range(9))  # tried weights of the total variation, times the noise deviation
 TRIAL_ROWS = 16
@@ -68,7 +69,7 @@ def rehearse(
     Returns:
         the problem with its held-out pixels, and the plan with noise and weight.
     """
-    rows = min(TRIAL_ROWS, problem.box.n_y)
+    rows = min(max(TRIAL_ROWS, SCANNED_ROWS * ranks.count()), problem.box.n_y)
     first = (problem.box.n_y - rows) // 2
     block = problem.rows(first, first + rows)
     limit = None if config.max_time is None else TRIAL_SHARE * config.max_time
@@ -81,7 +82,7 @@ def rehearse(
     plan = replace(plan, slope=line.log_slope.exp().item(), floor=line.log_floor.exp().item())
     scores = residuals(block, state, schedule.block)
     plan = _with_correlation(plan, config.noise, scores, block.used | block.held, observer)
-    plan = replace(plan, noise=_chosen(config.noise, plan, observer))
+    plan = ranks.first_says(replace(plan, noise=_chosen(config.noise, plan, observer)))
     if plan.scan is not None:
         problem = hold_out_again(problem, plan.scan, config.seed, plan.guard)
         block = problem.rows(first, first + rows)
@@ -153,7 +154,8 @@ def _weight(trials: _Trials, state: FitState) -> float:
     generator = torch.Generator().manual_seed(config.seed)
     state.noise = new_noise(plan, STAND_INS.get(plan.noise, plan.noise), generator).to(trials.device)
     weights = [strength / plan.deviation for strength in STRENGTHS]
-    stop = math.inf if config.max_time is None else time.perf_counter() + TRIALS_SHARE * config.max_time
+    limit = math.inf if config.max_time is None else TRIALS_SHARE * config.max_time
+    stop = ranks.clock(time.perf_counter()) + limit
 
     def score(weight: float) -> float:
         nonlocal state
@@ -163,7 +165,7 @@ def _weight(trials: _Trials, state: FitState) -> float:
         observer.progress("regulariser weight", (weights.index(weight) + 1) / len(weights), None, {"held-out": value})
         return value
 
-    in_time = (w for k, w in enumerate(weights) if k == 0 or time.perf_counter() < stop)
+    in_time = (w for k, w in enumerate(weights) if k == 0 or ranks.clock(time.perf_counter()) < stop)
     weight, scores = choose_weight(score, in_time)
     observer.say(
         f"total variation weight {weight:.3g}, chosen by held-out pixels among {len(scores)} "

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import tiltfield
+from tiltfield import ranks
 from tiltfield.config import NOISE_NAMES, ExportConfig, ReconstructConfig
 from tiltfield.errors import InputError
 from tiltfield.observe import Observer
@@ -18,7 +19,6 @@ from tiltfield.runfolder import LOG, RunFolder, atomic, fingerprint
 from tiltfield.series import TiltSeries
 
 if TYPE_CHECKING:
-    from tiltfield.forecast import Forecast
     from tiltfield.reconstruct import Reconstruction
     from tiltfield.report.tensorboard import TensorBoard
 
@@ -176,43 +176,71 @@ def run(request: Request, screen: Observer) -> Reconstruction | None:
         screen: shows messages and progress.
 
     Returns:
-        the result, or None if the run to be resumed is finished already.
+        the result, or None if the run to be resumed is finished already, or is another process's to write.
 
     Raises:
         InputError: if the input, the settings or the folder cannot be used; then nothing has been written.
     """
+    with ranks.joined():
+        if ranks.index() == 0:
+            return _lead(request, screen)
+        _follow()
+        return None
+
+
+@dataclass(frozen=True, eq=False)
+class _Task:
+    """What the first of several processes tells the others, who read and write nothing."""
+
+    series: TiltSeries
+    config: ReconstructConfig
+    state: Mapping[str, Any] | None
+
+    def reconstruct(self, observer: Observer, began: float) -> Reconstruction:
+        from tiltfield.reconstruct import expected, reconstruct
+
+        if self.state is None:
+            observer.say(f"expected to take {expected(self.series.images.shape, self.config)}")
+        return reconstruct(self.series, self.config, observer=observer, resume=self.state, began=began)
+
+
+def _lead(request: Request, screen: Observer) -> Reconstruction | None:
     from tiltfield.io import load
 
-    folder = RunFolder(request.out, resume=request.resume, overwrite=request.overwrite)
-    if folder.finished:
-        return None
-    series_path, config = _settle(request, folder, screen)
-    series = load(series_path, **config.reading)
-    digest = fingerprint(series, config)
-    observer = RunObserver(folder, series_path, config, digest, screen)
-    for line in series.summary():
-        observer.say(line)
-    saved = _checkpoint_of(folder, digest, screen)
-    if saved is None:
-        observer.say(f"expected to take {_expected(series, config)}")
+    with _followed() as tell:
+        folder = RunFolder(request.out, resume=request.resume, overwrite=request.overwrite)
+        if folder.finished:
+            return None
+        series_path, config = _settle(request, folder, screen)
+        series = load(series_path, **config.reading)
+        digest = fingerprint(series, config)
+        observer = RunObserver(folder, series_path, config, digest, screen)
+        for line in series.summary():
+            observer.say(line)
+        saved = _checkpoint_of(folder, digest, screen)
+        task = _Task(series, config, saved["state"] if saved else None)
+        tell(task)
     with _undone_if_refused(folder):
-        result = _reconstruct(series, config, observer, saved, request.began)
+        result = task.reconstruct(observer, request.began)
     observer.finish(series, result, series_path)
     return result
 
 
-def _expected(series: TiltSeries, config: ReconstructConfig) -> Forecast:
-    from tiltfield.reconstruct import expected
+@contextmanager
+def _followed() -> Iterator[Callable[[_Task], None]]:
+    """Give what tells the other processes their task; that there is none, if it comes to none."""
+    told: list[_Task] = []
+    try:
+        yield told.append
+    finally:
+        ranks.first_says(told[0] if told else None)
 
-    return expected(series.images.shape, config)
 
-
-def _reconstruct(
-    series: TiltSeries, config: ReconstructConfig, observer: Observer, saved: dict[str, Any] | None, began: float
-) -> Reconstruction:
-    from tiltfield.reconstruct import reconstruct
-
-    return reconstruct(series, config, observer=observer, resume=saved["state"] if saved else None, began=began)
+def _follow() -> None:
+    """Take part in the first process's task."""
+    task = ranks.first_says(None)
+    if task is not None:
+        task.reconstruct(Observer(), time.perf_counter())
 
 
 @contextmanager

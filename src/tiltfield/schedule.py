@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import Protocol, Self
 
+from tiltfield import ranks
 from tiltfield.config import ReconstructConfig
 from tiltfield.fields.base import Box
 
@@ -99,9 +100,9 @@ def block_size(box: Box, field: str, least: int = 2) -> int:
     Args:
         box: gives the size of a slice.
         field: name of the field.
-        least: slices a step at least.
+        least: slices of a process's share at least.
     """
-    return min(box.n_y, max(least, min(16, round(POINTS[field] / (box.n_z * box.n_x)))))
+    return min(box.n_y, max(least * ranks.count(), min(16, round(POINTS[field] / (box.n_z * box.n_x)))))
 
 
 def schedule_for(box: Box, config: ReconstructConfig, tv_weight: float, scan: int | None = None) -> Schedule:

@@ -19,13 +19,14 @@ def network(sizes, seed=0):
     return weights, biases
 
 
-@pytest.mark.parametrize("sizes", [(5, 1), (5, 7, 1), (5, 7, 3, 2)], ids=str)
-@pytest.mark.parametrize("shape", [(5, 40), (3, 5, 40), (1, 5, 1)], ids=str)
-def test_values_and_gradients_are_those_of_the_plain_network(sizes, shape, monkeypatch):
+@pytest.mark.parametrize("sizes", [(5, 7, 1), (1, 1, 1), (24, 64, 1)], ids=str)
+@pytest.mark.parametrize("batch", [(), (3,)], ids=str)
+@pytest.mark.parametrize("n", [1, 16, 40])
+def test_values_and_gradients_are_those_of_the_plain_network(sizes, batch, n, monkeypatch):
     monkeypatch.setattr(module, "CHUNK", 16)  # 40 points are three pieces, the last one shorter
     generator = torch.Generator().manual_seed(1)
     weights, biases = network(sizes)
-    x = torch.randn(shape, generator=generator, dtype=F64).requires_grad_()
+    x = torch.randn(*batch, sizes[0], n, generator=generator, dtype=F64).requires_grad_()
     fast, plain = perceptron(x, weights, biases), perceptron_plainly(x, weights, biases)
     torch.testing.assert_close(fast, plain)
     given = torch.randn(plain.shape, generator=generator, dtype=F64)

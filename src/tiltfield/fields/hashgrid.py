@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-import itertools
 import math
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
 
+from tiltfield import kernels
 from tiltfield.fields.base import Box, Field, linear_weights
+from tiltfield.kernels.interpolation import Weights, interpolate, interpolate_plainly
 from tiltfield.kernels.perceptron import perceptron
 from tiltfield.kernels.window import window
+
+if TYPE_CHECKING:  # Triton, which it imports, is not everywhere
+    from tiltfield.kernels.gpu_encoding import Axis, Lattice
 
 GROWTH = 1 / 8  # of the density beyond the linear
 TABLES_FASTER = 2.0  # rate of the tables over that of the network: a plane moves only while a step touches it
@@ -76,26 +80,63 @@ class GridLevel(nn.Module):
             total = total + weight[..., None] * self.table[node_y, :, self.entry(node_z, node_x)]
         return total
 
-    def slices(self, z: Tensor, y: Tensor, x: Tensor) -> Tensor:
-        """Return features on a grid, shape (n_y, features, n_z, n_x): interpolation along y, then z, then x."""
+    def planes(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the planes around some rows, shape (planes, features, entries), and what they give, (n_y, planes).
+
+        Args:
+            y: centred coordinates, pixels, shape (n_y,); on the CPU, whatever the device, they ask nothing of a GPU.
+        """
         position = self._position(y, 1)
         low = position.detach().floor().clamp_max(self.nodes[1] - 2)
         first = int(low.min())
         count = int(low.max()) + 2 - first
-        along_y = linear_weights(position - first, count)
-        mixed = along_y @ self._planes(first, count)
-        mixed = mixed.reshape(len(y), -1, self.nodes[0], self.nodes[2])
+        planes = window(self.table, first, count)
+        return planes, linear_weights(position - first, count).to(planes.device)
+
+    def around(self, z: Tensor, y: Tensor, x: Tensor) -> tuple[Tensor, Weights]:
+        """Return the nodes around a grid, shape (planes, features, nodes_z · nodes_x), and what they give to it.
+
+        Args:
+            z: centred coordinates, pixels, shape (n_z,).
+            y: shape (n_y,).
+            x: shape (n_x,).
+        """
+        planes, along_y = self.planes(y)
+        if not self.dense:
+            node_z, node_x = (torch.arange(self.nodes[axis], device=planes.device) for axis in (0, 2))
+            planes = planes[:, :, self.entry(node_z[:, None], node_x).flatten()]
         along_z = linear_weights(self._position(z, 0), self.nodes[0])
         along_x = linear_weights(self._position(x, 2), self.nodes[2])
-        return along_z @ mixed @ along_x.T
+        return planes, Weights(along_y, along_z, along_x)
 
-    def _planes(self, first: int, count: int) -> Tensor:
-        """Return the features of some planes, shape (count, features · nodes_z · nodes_x)."""
-        planes = window(self.table, first, count)
-        if not self.dense:
-            z, x = (torch.arange(self.nodes[axis], device=planes.device) for axis in (0, 2))
-            planes = planes[:, :, self.entry(z[:, None], x).flatten()]
-        return planes.flatten(1)
+    def mixed(self, y: Tensor) -> Tensor:
+        """Return the tables of some rows, mixed from the planes around them, shape (n_y, features, entries).
+
+        Args:
+            y: as in :meth:`planes`.
+        """
+        planes, along_y = self.planes(y)
+        return (along_y @ planes.flatten(1)).unflatten(1, planes.shape[1:])
+
+    def lattice(self, z: tuple[float, float, int], x: tuple[float, float, int]) -> Lattice:
+        """Return where the nodes of a plane lie among the pixels of an evenly spaced grid.
+
+        Args:
+            z: first and last coordinate, centred, pixels, and their number.
+            x: likewise.
+        """
+        from tiltfield.kernels.gpu_encoding import Lattice
+
+        return Lattice(self._axis(0, *z), self._axis(2, *x), 0 if self.dense else _PRIME)
+
+    def _axis(self, axis: int, first: float, last: float, pixels: int) -> Axis:
+        from tiltfield.kernels.gpu_encoding import Axis
+
+        nodes, reach = self.nodes[axis], self.reach[axis] / self.cell
+        middle = (nodes - 1) / 2
+        step = (last - first) / max(1, pixels - 1) if pixels > 1 else 1.0
+        low, high = max(0.0, middle - reach), min(nodes - 1.0, middle + reach)
+        return Axis(pixels, nodes, first / self.cell + middle, step / self.cell, low, high)
 
 
 class HashGrid(Field):
@@ -116,7 +157,6 @@ class HashGrid(Field):
         n_levels: int = 6,
         n_features: int = 4,
         width: int = 64,
-        depth: int = 1,
         log2_table: int = 25,
         scale: float = 1.0,
         mean: float = 0.5,
@@ -130,8 +170,7 @@ class HashGrid(Field):
             finest: node spacing of the last level, pixels.
             n_levels: number of resolutions, spaced geometrically.
             n_features: features a node and level.
-            width: width of the MLP.
-            depth: hidden layers of the MLP.
+            width: hidden units of the MLP.
             log2_table: binary logarithm of the most entries of a level.
             scale: typical density, > 0: the unit of the output.
             mean: initial density, in units of `scale`.
@@ -143,10 +182,9 @@ class HashGrid(Field):
         self.levels = nn.ModuleList(
             GridLevel(box, coarsest * ratio**level, n_features, 2**log2_table, generator) for level in range(n_levels)
         )
-        sizes = [n_levels * n_features, *[width] * depth, 1]
         self.weights = nn.ParameterList()
         self.biases = nn.ParameterList()
-        for n_in, n_out in itertools.pairwise(sizes):
+        for n_in, n_out in ((n_levels * n_features, width), (width, 1)):
             bound = math.sqrt(6 / n_in) if n_out > 1 else math.sqrt(1 / n_in)
             self.weights.append(nn.Parameter((torch.rand(n_out, n_in, generator=generator) * 2 - 1) * bound))
             self.biases.append(nn.Parameter(torch.zeros(n_out, 1)))
@@ -165,8 +203,15 @@ class HashGrid(Field):
 
     def slices(self, z: Tensor, y: Tensor, x: Tensor) -> Tensor:
         """Return the density on a grid, shape (n_y, n_z, n_x)."""
-        features = torch.cat([cast(GridLevel, level).slices(z, y, x) for level in self.levels], dim=1)
-        return self.decode(features.flatten(2)).reshape(len(y), len(z), len(x))
+        levels = [cast(GridLevel, level) for level in self.levels]
+        table = levels[0].table
+        if any(axis.requires_grad for axis in (z, y, x)):
+            features = interpolate_plainly(*_around(levels, z, y, x)).flatten(1)
+        elif kernels.usable(table.device, table.dtype):
+            features = _encoded(levels, z, y, x).flatten(2)
+        else:
+            features = interpolate(*_around(levels, z, y, x)).flatten(1)
+        return self.decode(features).reshape(len(y), len(z), len(x))
 
     def groups(self, learning_rate: float) -> list[dict]:
         """Return the optimiser's parameter groups: the tables, of which a step touches a window, and the network."""
@@ -174,3 +219,19 @@ class HashGrid(Field):
         network = [*self.weights, *self.biases]
         touched = {"params": tables, "lr": TABLES_FASTER * learning_rate, "windowed": True}
         return [touched, {"params": network, "lr": learning_rate}]
+
+
+def _around(levels: list[GridLevel], z: Tensor, y: Tensor, x: Tensor) -> tuple[list[Tensor], list[Weights]]:
+    """Return tables and weights of all levels."""
+    both = [level.around(z, y, x) for level in levels]
+    return [table for table, _ in both], [weights for _, weights in both]
+
+
+def _encoded(levels: list[GridLevel], z: Tensor, y: Tensor, x: Tensor) -> Tensor:
+    """Return the features of all levels on an evenly spaced grid, by the GPU's kernels."""
+    from tiltfield.kernels.gpu_encoding import encode
+
+    ends, rows = torch.cat([z[:1], z[-1:], x[:1], x[-1:], y]).cpu().split([4, len(y)])  # the GPU is asked once
+    top, bottom, left, right = ends.tolist()
+    lattices = [level.lattice((top, bottom, len(z)), (left, right, len(x))) for level in levels]
+    return encode([level.mixed(rows) for level in levels], lattices)

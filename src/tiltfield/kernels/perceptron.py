@@ -1,33 +1,46 @@
-"""A small network evaluated in pieces that fit the cache, forwards and backwards, without keeping what lies between."""
+"""A network of one hidden layer and one output, in pieces that fit the cache, without keeping the hidden layer.
+
+With y = v · relu(W x), the constant 1 among x and the bias within W, and m the units that are on, the gradients follow
+from one sum over the points, S = Σ g m xᵀ, g the gradient in y: that in W is diag(v) S, that in v the sums of the rows
+of W ∘ S. So the way back needs to know which units are on, and no more.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-CHUNK = 2048  # points at a time and thread: their hidden layer stays in the cache
+from tiltfield import kernels
+
+CHUNK = 4096  # points at a time and thread: their hidden layer stays in the cache
 
 
 def perceptron(features: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> Tensor:
-    """Return W_k relu(… relu(W_1 x + b_1) …) + b_k.
+    """Return W₂ relu(W₁ x + b₁) + b₂.
 
-    The same as :func:`perceptron_plainly`, several times as fast: hidden layers are made anew on the way back.
+    The same as :func:`perceptron_plainly`, several times as fast: the hidden layer is made anew on the way back.
 
     Args:
         features: x, shape (batch, channels, n) or (channels, n).
-        weights: of the layers, shapes (out, in).
-        biases: shapes (out, 1).
+        weights: shapes (hidden, channels) and (1, hidden).
+        biases: shapes (hidden, 1) and (1, 1).
 
     Returns:
-        shape (batch, out, n) or (out, n).
+        shape (batch, 1, n) or (1, n).
     """
-    if features.device.type != "cpu":
-        return perceptron_plainly(features, weights, biases)
     batch = features if features.ndim == 3 else features[None]
-    out = _Perceptron.apply(batch, len(weights), *weights, *biases)
+    if kernels.usable(features.device, features.dtype):
+        from tiltfield.kernels import gpu_perceptron
+
+        out = gpu_perceptron.perceptron(batch, weights, biases)
+    elif features.device.type == "cpu":
+        out = _Perceptron.apply(batch, *weights, *biases)
+    else:
+        out = perceptron_plainly(batch, weights, biases)
     return out if features.ndim == 3 else out[0]
 
 
@@ -39,59 +52,42 @@ def perceptron_plainly(features: Tensor, weights: Sequence[Tensor], biases: Sequ
         weights: as there.
         biases: as there.
     """
-    for weight, bias in zip(weights[:-1], biases[:-1], strict=True):
-        features = torch.relu(weight @ features + bias)
-    return weights[-1] @ features + biases[-1]
+    return weights[1] @ torch.relu(weights[0] @ features + biases[0]) + biases[1]
 
 
 class _Perceptron(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, features: Tensor, depth: int, *parameters: Tensor) -> Tensor:  # type: ignore[no-untyped-def]  # noqa: ANN001
-        ctx.depth = depth
-        ctx.save_for_backward(features, *parameters)
-        weights, biases = parameters[:depth], parameters[depth:]
-        out = features.new_empty(len(features), len(weights[-1]), features.shape[2])
-        for x, y in _pieces(features, out):
-            torch.addmm(biases[-1], weights[-1], _hidden(x, weights, biases)[-1], out=y)
+    def forward(ctx, features: Tensor, inner: Tensor, outer: Tensor, bias: Tensor, last: Tensor) -> Tensor:  # type: ignore[no-untyped-def]  # noqa: ANN001
+        affine = torch.cat([inner, bias], dim=1)
+        ctx.save_for_backward(features, affine, outer)
+        out = features.new_empty(len(features), 1, features.shape[2])
+        for points, y in _pieces(features, out):
+            torch.addmm(last, outer, torch.mm(affine, points).relu_(), out=y)
         return out
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[no-untyped-def]  # noqa: ANN001
-        features, *parameters = ctx.saved_tensors
-        weights, biases = parameters[: ctx.depth], parameters[ctx.depth :]
-        d_weights, d_biases = [torch.zeros_like(w) for w in weights], [torch.zeros_like(b) for b in biases]
-        d_features = torch.empty_like(features)
-        for x, dx, g in _pieces(features, d_features, gradient):
-            layers = _hidden(x, weights, biases)
-            scale = torch.ones_like(g[:, :1])  # the gradient is scale · g: behind a single output, g has no hidden copy
-            for k in reversed(range(ctx.depth)):
-                d_weights[k].addcmul_(scale, g @ layers[k].T)
-                d_biases[k].addcmul_(scale, g.sum(1, keepdim=True))
-                back = (scale * weights[k]).T
-                if k == 0:
-                    torch.mm(back, g, out=dx)
-                elif len(g) == 1:
-                    scale, g = back, _through_relu(g.expand_as(layers[k]), layers[k])
-                else:
-                    scale, g = torch.ones_like(back[:, :1]), _through_relu(back @ g, layers[k])
-        return (d_features, None, *d_weights, *d_biases)
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, ...]:  # type: ignore[no-untyped-def]  # noqa: ANN001
+        features, affine, outer = ctx.saved_tensors
+        total, d_features = torch.zeros_like(affine), torch.empty_like(features)
+        back = (outer.T * affine[:, :-1]).T.contiguous()
+        for points, dx, g in _pieces(features, d_features, gradient):
+            on = torch.mm(affine, points).gt_(0)
+            total.addmm_(on, points.mul_(g).T)
+            torch.mm(back, on, out=dx).mul_(g)
+        d_affine = outer.T * total
+        d_outer = (affine * total).sum(1)[None]
+        return d_features, d_affine[:, :-1], d_outer, d_affine[:, -1:], gradient.sum()[None, None]
 
 
-def _through_relu(gradient: Tensor, output: Tensor) -> Tensor:
-    return torch.ops.aten.threshold_backward(gradient, output, 0)
-
-
-def _pieces(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    size = CHUNK * torch.get_num_threads()
-    for rows in zip(*tensors, strict=True):
-        for first in range(0, rows[0].shape[1], size):
-            yield tuple(row[:, first : first + size] for row in rows)
-
-
-def _hidden(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> list[Tensor]:
-    """Return the input and the hidden layers."""
-    layers = [x]
-    for weight, bias in zip(weights[:-1], biases[:-1], strict=True):
-        layers.append(torch.addmm(bias, weight, layers[-1]).relu_())
-    return layers
+def _pieces(features: Tensor, *others: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Yield points of like number: a copy of their features with the constant 1 below, and views of the others."""
+    n = features.shape[2]
+    size = math.ceil(n / math.ceil(n / (CHUNK * torch.get_num_threads())))
+    points = features.new_ones(features.shape[1] + 1, size)
+    for row, *rest in zip(features, *others, strict=True):
+        for first in range(0, n, size):
+            stop = min(first + size, n)
+            part = points[:, : stop - first]
+            part[:-1], part[-1] = row[:, first:stop], 1
+            yield part, *(other[:, first:stop] for other in rest)

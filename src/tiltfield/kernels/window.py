@@ -68,17 +68,43 @@ class WindowAdam(torch.optim.Optimizer):
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Forget the gradients."""
         super().zero_grad(set_to_none)
-        for group in self.param_groups:
-            for table in group["params"]:
-                table.windows.clear()
+        for table in self.tables:
+            table.windows.clear()
+
+    @property
+    def tables(self) -> list[Any]:
+        """Return all of them."""
+        return [table for group in self.param_groups for table in group["params"]]
+
+    def spans(self) -> list[tuple[int, int]]:
+        """Return, for each table, the first plane that has a gradient and the one behind the last; (len, 0) if none."""
+        ends = [[(first, first + len(g)) for first, g in _gradients(table)] for table in self.tables]
+        return [
+            (min((first for first, _ in e), default=len(table)), max((stop for _, stop in e), default=0))
+            for table, e in zip(self.tables, ends, strict=True)
+        ]
+
+    def widen(self, spans: Iterable[tuple[int, int]]) -> list[Tensor]:
+        """Return the gradients, which wait for :meth:`step`, of wider windows, zero where there was none.
+
+        Args:
+            spans: for each table, as :meth:`spans` gives them, these at least.
+        """
+        wide = []
+        for table, (first, stop) in zip(self.tables, spans, strict=True):
+            total = table.new_zeros(max(0, stop - first), *table.shape[1:])
+            for start, gradient in _gradients(table):
+                total[start - first : start - first + len(gradient)] += gradient
+            table.grad, table.windows = None, [(first, total)]
+            wide.append(total)
+        return wide
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
         """Descend on the planes that have a gradient."""
         for group in self.param_groups:
             for table in group["params"]:
-                whole = [] if table.grad is None else [(0, table.grad)]
-                for first, gradient in [*table.windows, *whole]:
+                for first, gradient in _gradients(table):
                     planes = slice(first, first + len(gradient))
                     self._descend(table[planes], gradient, planes, self.state[table], group)
 
@@ -93,3 +119,8 @@ class WindowAdam(torch.optim.Optimizer):
         second.mul_(decay2).addcmul_(gradient, gradient, value=1 - decay2)
         root = (second / (1 - decay2**touched).view(shape)).sqrt_().add_(group["eps"])
         values.sub_(root.reciprocal_().mul_(first).mul_(scale))
+
+
+def _gradients(table: Any) -> list[tuple[int, Tensor]]:
+    """Return the windows of a table that have a gradient: first plane, gradient."""
+    return [*table.windows, *([] if table.grad is None else [(0, table.grad)])]

@@ -1,0 +1,153 @@
+"""Processes that fit one series together, each with its share of the slices of every step.
+
+All run the same program on the same data with the same random numbers, started by ``torchrun``, which tells each in the
+environment who it is. Gradients and sums over pixels are added up, so every process takes the same step and comes to
+the same decisions; what hangs on the clock, the first decides. A process alone has all the shares.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # torch takes a second to import: not for the help
+    from torch import Tensor
+
+_count = 1
+_asked_to_stop = False
+
+
+def launched() -> int:
+    """Return how many processes ``torchrun`` started, 1 without it."""
+    return int(os.environ["WORLD_SIZE"]) if {"WORLD_SIZE", "RANK", "MASTER_ADDR"} <= os.environ.keys() else 1
+
+
+def index() -> int:
+    """Return which of the processes this is, from 0: the first reads, shows and writes."""
+    return int(os.environ["RANK"]) if launched() > 1 else 0
+
+
+def local() -> int:
+    """Return which of the processes of this machine this is, and so which GPU is its own."""
+    return int(os.environ.get("LOCAL_RANK", 0)) if launched() > 1 else 0
+
+
+def count() -> int:
+    """Return how many processes share the work at the moment."""
+    return _count
+
+
+@contextmanager
+def joined() -> Iterator[None]:
+    """Let the processes that ``torchrun`` started share the work; for one alone, do nothing.
+
+    Ctrl-C, and the signal by which ``torchrun`` passes it on, stop all of them at the same step.
+    """
+    global _count
+    if launched() == 1:
+        yield
+        return
+    import torch
+    from torch import distributed
+
+    with_gpus = torch.cuda.is_available()
+    if with_gpus:
+        torch.cuda.set_device(local())
+    distributed.init_process_group("cpu:gloo,cuda:nccl" if with_gpus else "gloo")
+    _count = launched()
+    before = {number: signal.signal(number, _note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        _count = 1
+        distributed.destroy_process_group()
+
+
+def _note(_number: int, _frame: object) -> None:
+    global _asked_to_stop
+    _asked_to_stop = True
+
+
+def share(rows: slice) -> slice:
+    """Return this process's part of adjacent rows; the first have the smaller parts.
+
+    Args:
+        rows: of all.
+    """
+    if count() == 1:
+        return rows
+    first, stop = (rows.start + (rows.stop - rows.start) * k // count() for k in (index(), index() + 1))
+    return slice(first, stop)
+
+
+def add(tensors: Sequence[Tensor]) -> None:
+    """Sum tensors over the processes, in place.
+
+    Args:
+        tensors: of one type and device, the same shapes in every process.
+    """
+    if count() == 1:
+        return
+    import torch
+
+    flat = torch.cat([tensor.flatten() for tensor in tensors])
+    torch.distributed.all_reduce(flat)
+    for tensor, part in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
+        tensor.copy_(part.view_as(tensor))
+
+
+def greatest(values: Sequence[int]) -> list[int]:
+    """Return each value's maximum over the processes.
+
+    Args:
+        values: as many in every process.
+    """
+    if count() == 1:
+        return list(values)
+    import torch
+
+    told = torch.tensor(values, dtype=torch.int64)
+    torch.distributed.all_reduce(told, torch.distributed.ReduceOp.MAX)
+    return list(told.tolist())
+
+
+def first_says(value: Any) -> Any:
+    """Return what the first process gives.
+
+    Args:
+        value: can be pickled; what the others give counts for nothing.
+    """
+    if count() == 1:
+        return value
+    from torch import distributed
+
+    told = [value]
+    distributed.broadcast_object_list(told, src=0)
+    return told[0]
+
+
+def clock(seconds: float) -> float:
+    """Return the first process's time.
+
+    Args:
+        seconds: this one's.
+
+    Raises:
+        KeyboardInterrupt: in all of them, if any was asked to stop.
+    """
+    global _asked_to_stop
+    if count() == 1:
+        return seconds
+    import torch
+
+    told = torch.tensor([0.0 if index() else seconds, float(_asked_to_stop)], dtype=torch.float64)
+    torch.distributed.all_reduce(told)
+    if told[1] > 0:
+        _asked_to_stop = False
+        raise KeyboardInterrupt
+    return float(told[0])
