@@ -38,6 +38,7 @@ from tiltfield.series import TiltSeries
 
 WRITING_SECONDS = 2.5  # of a limited run, for starting Python, the figures, the preview and the files
 REPORTING_SECONDS = 6e-8  # a pixel of the images or a voxel, for the figures of the residuals and the report
+HURRIED = 0.7  # share of the steps below which a fit that a time limit cut short is told of
 LEAST_SECONDS = 0.5  # that a fit gets even where no time is left
 FIRST_CHECKPOINT_SECONDS = 2.0
 CHECKPOINT_SECONDS = 20.0
@@ -124,6 +125,9 @@ def solve(job: Job, resume: Mapping[str, Any] | None) -> Solution:
     outcome = fit(problem, state, schedule, _watcher(plan, prepared, job.observer), begin.step)
     if outcome is Outcome.DIVERGED and not state.best:
         raise InputError(f"{job.series.name}: the loss became infinite or NaN in the first pass; {DIVERGED_ADVICE}")
+    full = schedule.steps(problem.box.n_y)
+    if outcome is Outcome.FINISHED and state.step < HURRIED * full:
+        job.observer.say(f"the time limit left {state.step} of {full} steps: a longer --max-time shows more")
     return _solution(begin, outcome, prepared)
 
 
@@ -228,6 +232,7 @@ def _watcher(plan: Plan, prepared: float, observer: Observer) -> Watcher:
         if state.halvings > halvings:
             halvings = state.halvings
             observer.say(f"the GPU's memory is short: going on with steps of 1/{2**halvings} of their size")
+        done = min(done, 1.0)
         left = state.elapsed * (1 - done) / max(done, 1e-9)
         shown = {"held-out": state.curve[-1]} if state.curve else {}
         observer.progress("fit", done, left, shown)
@@ -284,6 +289,7 @@ def metrics_of(solution: Solution) -> dict[str, Any]:
         "outcome": solution.outcome.name.lower(),
         "tv_weight": plan.tv_weight,
         "steps": state.step,
+        "steps_in_full": solution.schedule.steps(solution.problem.box.n_y),
         "heldout_nll": held["nll"],
         "heldout_rmse": held["rmse"] * span,
         "noise": {

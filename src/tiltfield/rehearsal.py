@@ -117,10 +117,13 @@ def _with_correlation(plan: Plan, noise: str, scores: Tensor, used: Tensor, obse
     seen = ", ".join(f"{first[a]:.2f} along {name}" for a, name in AXES.items())
     found = first[axis] - max(0.0, first[other]) >= CORRELATED
     if not found and not _is_scan(noise):
-        observer.say(f"residuals of neighbouring pixels correlate by {seen}: noise is taken as independent")
+        observer.say(
+            f"what a first fit leaves over correlates from pixel to pixel by {seen}: no axis stands out, "
+            "noise is taken as independent"
+        )
         return plan
     how = "the scan runs" if found else "no axis stands out, the scan is taken to run"
-    observer.say(f"residuals of neighbouring pixels correlate by {seen}: {how} along {AXES[axis]}")
+    observer.say(f"what a first fit leaves over correlates from pixel to pixel by {seen}: {how} along {AXES[axis]}")
     common = lags[other].clamp_min(0)
     correlation = (lags[axis] - common) / (1 - common[0]).clamp_min(0.1)
     return replace(plan, scan=axis, correlation=tuple(correlation.tolist()))

@@ -1,5 +1,7 @@
 """The features of a block of slices are those of plain interpolation, level by level: values and gradients."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -22,9 +24,20 @@ def levels(sizes, pixels=(3, 7, 5), features=2):
     return tables, weights
 
 
-@pytest.mark.parametrize("sizes", [[(2, 2, 2)], [(4, 3, 9), (2, 8, 2)], [(2, 2, 3), (3, 7, 5), (4, 9, 12)]], ids=str)
-def test_values_and_gradients_are_those_of_the_plain_way(sizes):
+def between(weights, axis):
+    """The same with pixel k between nodes k and k + 1 along an axis, the ends at nodes."""
+    n = len(getattr(weights, axis))
+    share = torch.rand(n, generator=torch.Generator().manual_seed(3), dtype=F64)
+    share[0], share[-1] = 1.0, 0.0
+    return replace(weights, **{axis: share})
+
+
+@pytest.mark.parametrize("axes", ["", "z", "x", "zx"])
+@pytest.mark.parametrize("sizes", [[(2, 8, 6)], [(4, 3, 9), (2, 8, 6)], [(2, 2, 3), (3, 7, 5), (4, 8, 6)]], ids=str)
+def test_values_and_gradients_are_those_of_the_plain_way(sizes, axes):
     tables, weights = levels(sizes)
+    for axis in axes:
+        weights[-1] = between(weights[-1], axis)
     fast, plain = interpolate(tables, weights), interpolate_plainly(tables, weights)
     assert fast.shape == (2 * len(sizes), 3, 7, 5)
     torch.testing.assert_close(fast, plain)
@@ -41,6 +54,12 @@ def test_one_node_by_hand():
     table = torch.arange(4.0).reshape(1, 1, 4)
     weights = Weights(torch.tensor([[1.0]]), torch.tensor([[0.0, 1.0]]), torch.tensor([[0.25, 0.75]]))
     torch.testing.assert_close(interpolate([table], [weights]), torch.tensor([[[[2.75]]]]))
+
+
+def test_pixels_between_nodes_by_hand():
+    table = torch.tensor([1.0, 2.0, 4.0]).reshape(1, 1, 3)
+    weights = Weights(torch.tensor([[1.0]]), torch.tensor([[1.0]]), torch.tensor([0.25, 0.5]))
+    torch.testing.assert_close(interpolate([table], [weights]), torch.tensor([[[[1.25, 3.0]]]]))
 
 
 def test_gradients_that_are_not_contiguous():

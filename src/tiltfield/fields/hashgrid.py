@@ -105,9 +105,16 @@ class GridLevel(nn.Module):
         if not self.dense:
             node_z, node_x = (torch.arange(self.nodes[axis], device=planes.device) for axis in (0, 2))
             planes = planes[:, :, self.entry(node_z[:, None], node_x).flatten()]
-        along_z = linear_weights(self._position(z, 0), self.nodes[0])
-        along_x = linear_weights(self._position(x, 2), self.nodes[2])
-        return planes, Weights(along_y, along_z, along_x)
+        return planes, Weights(along_y, self._weights(z, 0), self._weights(x, 2))
+
+    def _weights(self, coordinate: Tensor, axis: int) -> Tensor:
+        """Return what the nodes along an axis give to pixels, in either form of :class:`Weights`."""
+        position, n = self._position(coordinate, axis), len(coordinate)
+        if self.nodes[axis] == n + 1:
+            after = position - torch.arange(n, dtype=position.dtype, device=position.device)
+            if bool(((after >= 0) & (after <= 1)).all()):
+                return after
+        return linear_weights(position, self.nodes[axis])
 
     def mixed(self, y: Tensor) -> Tensor:
         """Return the tables of some rows, mixed from the planes around them, shape (n_y, features, entries).
