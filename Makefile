@@ -9,7 +9,7 @@ PIP_FLAGS ?=
 CORE := $(VENV)/.core
 DEV  := $(VENV)/.dev
 
-.PHONY: help setup demo test test-slow lint format docs clean
+.PHONY: help setup demo bench test test-slow lint format docs clean
 
 help: ## say what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -24,11 +24,14 @@ $(CORE): pyproject.toml constraints.txt | $(BIN)/python
 	@touch $@
 
 $(DEV): pyproject.toml constraints.txt | $(BIN)/python
-	$(BIN)/python -m pip install $(PIP_FLAGS) -c constraints.txt -e '.[test,lint,astra,structure,cluster,logs,docs]'
+	$(BIN)/python -m pip install $(PIP_FLAGS) -c constraints.txt -e '.[test,lint,astra,structure,cluster,logs,docs,examples]'
 	@touch $@ $(CORE)
 
 demo: $(CORE) ## simulate a cell, reconstruct it, compare with WBP and SIRT
 	$(BIN)/tiltfield demo --out $(DEMO) --overwrite
+
+bench: $(DEV) ## measure speed, with peers, in ten minutes or so: out/bench/speed.md
+	$(BIN)/python benchmarks/speed.py --sizes 64,96,128 --whole 64 --peers 64 --peer-seconds 180 --out out/bench
 
 test: $(DEV) ## run the tests but the slow ones
 	$(BIN)/python -m pytest -q -m "not slow"

@@ -6,6 +6,7 @@ import functools
 import hashlib
 import json
 import os
+import signal
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -27,7 +28,7 @@ from common import (
     score,
     source_hash,
 )
-from peers.mbirtorch_env import make_environment
+from peers.environment import make_environment
 from tiltfield.config import SimulateConfig
 from tiltfield.contrast import Levels, linearise
 from tiltfield.report import compare_figure
@@ -221,28 +222,68 @@ def peer_set(snr_db: float, sharpness: float = 0.0, positivity: bool = True) -> 
     return {"snr_db": snr_db, "sharpness": sharpness, "positivity_flag": positivity}
 
 
-def run_peer(simulation: Simulation, sets: Sequence[Mapping[str, Any]]) -> Iterator[tuple[Figures, np.ndarray]]:
+def run_peer(
+    simulation: Simulation, sets: Sequence[Mapping[str, Any]], python: Path | None = None, seconds: float | None = None
+) -> Iterator[tuple[Figures, np.ndarray]]:
     """Run the peer in its own environment, and yield figures and volume of each set of parameters.
 
     Args:
-        simulation: images; its true gain and offset make the sinogram, in the peer's favour.
+        simulation: the series.
         sets: parameters.
+        python: interpreter of the environment; it is made in the repository root if None.
+        seconds: limit of all sets together.
+    """
+    python = python or make_environment(PEER)
+    data = run_script(python, PEER_SCRIPT, simulation, ["--parameters", json.dumps(list(sets))], seconds)
+    for volume, spent, iterations in zip(data["volumes"], data["seconds"], data["iterations"], strict=True):
+        yield {"seconds": float(spent), "iterations": int(iterations)}, volume
+
+
+def run_script(
+    python: Path, script: Path, simulation: Simulation, options: Sequence[str], seconds: float | None = None
+) -> dict[str, np.ndarray]:
+    """Run a peer's script on a series, and return the arrays that it wrote.
+
+    Args:
+        python: interpreter of the peer's environment.
+        script: takes a file with `sinogram` (tilt, row, col) and `angles_deg`, one to write, and options.
+        simulation: images; its true gain and offset make the sinogram, in the peer's favour.
+        options: of the script.
+        seconds: after which the script is killed.
+
+    Raises:
+        RuntimeError: the script failed, or was killed.
     """
     levels = Levels(0.0, 1.0, simulation.offset, simulation.gain, 1.0)
     sinogram = linearise(simulation.noisy, simulation.config.mode, levels)
     with tempfile.TemporaryDirectory() as folder:
         source, target = Path(folder) / "in.npz", Path(folder) / "out.npz"
         np.savez(source, sinogram=sinogram, angles_deg=simulation.angles_deg)
-        command = [str(make_environment()), str(PEER_SCRIPT), str(source), str(target)]
-        done = subprocess.run(
-            [*command, "--parameters", json.dumps(list(sets))],
-            capture_output=True,
-            text=True,
-            check=False,
-            env={**os.environ, **KEEP_FREED_MEMORY},
-        )
-        if done.returncode:
-            raise RuntimeError(f"{PEER} failed:\n{done.stdout[-1000:]}{done.stderr[-3000:]}")
+        run_bounded([str(python), str(script), str(source), str(target), *options], seconds)
         with np.load(target) as data:
-            for volume, seconds, iterations in zip(data["volumes"], data["seconds"], data["iterations"], strict=True):
-                yield {"seconds": float(seconds), "iterations": int(iterations)}, volume
+            return dict(data)
+
+
+def run_bounded(command: Sequence[str], seconds: float | None = None) -> str:
+    """Run a command and return what it printed; kill it, and all that it started, when its time is up.
+
+    Args:
+        command: program and arguments.
+        seconds: limit, or None.
+
+    Raises:
+        RuntimeError: it failed, or was killed.
+    """
+    environment = {**os.environ, **KEEP_FREED_MEMORY}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, text=True, env=environment, start_new_session=True, **pipes) as process:
+        try:
+            out, error = process.communicate(timeout=seconds)
+        except BaseException as stopped:
+            os.killpg(process.pid, signal.SIGKILL)
+            if isinstance(stopped, subprocess.TimeoutExpired):
+                raise RuntimeError(f"not done within {seconds:.0f} s") from None
+            raise
+    if process.returncode:
+        raise RuntimeError(f"{Path(command[1]).name} failed:\n{out[-1000:]}{error[-3000:]}")
+    return out

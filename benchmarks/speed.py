@@ -1,14 +1,15 @@
 """How fast the fit is: field points a second, where the time goes, and how near the machine's limits that is.
 
-Every size is measured in a process of its own, on a simulated cell of 61 tilts, for some seconds of training by the
-default method; the parts of a step are timed by themselves on the block that the step takes. With ``--converge`` a
-whole fit tells after how many seconds its PSNR lies within 0.1 dB of the best of its passes. WBP and SIRT are ours and
-ASTRA's. Compare ratios within one table: absolute times drift with what else the machine does ::
+Every figure is measured in a process of its own, on simulated cells of 61 tilts. Training is that of the default
+method, for some seconds; the parts of a step are timed inside real steps. ``--whole`` runs the whole program, as a user
+does, and says when its PSNR was first within 0.1 dB of its best. WBP and SIRT are ours and ASTRA's ::
 
-    python benchmarks/speed.py --sizes 64,96,128,192,256 --converge 64,96 --out DIR
-    python benchmarks/speed.py --sizes 96 --source OTHER/src    # another checkout, with the same figures
+    python benchmarks/speed.py --sizes 64,96,128,192,256 --whole 64,96,128 --peers 64 --out out/bench
+    python benchmarks/speed.py --sizes 64 --source OTHER/src --out out/bench  # another checkout, in turns with this
+    python benchmarks/speed.py --sizes 64 --changes --out out/bench           # what each change brought
 
-The points of a step are those of its slices: rows · n_z · n_x. A pass visits every slice once.
+Absolute times drift with what else the machine does: the load average stands below the tables, and ratios come from
+runs in turns. ``OMP_NUM_THREADS`` sets the threads. ``--paste docs/speed.md`` puts the tables between their markers.
 """
 
 from __future__ import annotations
@@ -16,277 +17,259 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
+import re
+import shlex
+import statistics
 import subprocess
 import sys
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-TILTS = "-60:60:2"
-TRAIN_SECONDS, PART_SECONDS = 8.0, 1.0
-SIRT_ITERATIONS = 30
-NEAR_DB = 0.1
-GIB = 2.0**30
+from bench import ROOT
+from common import Demand, demand_lines, markdown_table, write_text
+from speed_measures import NEAR_DB, SIRT_ITERATIONS, TILTS
+
+SHORT, LONG = 20, 60  # seconds of the limited runs
+TURNS = 3  # of both checkouts
+PARTS = {
+    "encoding": "encoding",
+    "network": "network (MLP)",
+    "projector": "projector",
+    "variation": "total variation",
+    "noise": "noise model",
+    "optimiser": "optimiser",
+    "rest": "rest",
+}
+
+CHANGES = {
+    "network": "network in pieces that fit the cache",
+    "encoding": "interpolation of all levels into one array",
+    "windows": "tables read and optimised by windows of planes",
+    "flow": "flow that learns every fourth step",
+    "memory": "freed memory kept",
+}
+
+Figures = dict[str, Any]
 
 
-def best_seconds(call: Callable[[], Any], seconds: float = PART_SECONDS) -> float:
-    """Return the least time of a call among those that fit into some seconds, after one that does not count."""
-    call()
-    least, end = float("inf"), time.perf_counter() + seconds
-    while time.perf_counter() < end:
-        began = time.perf_counter()
-        call()
-        least = min(least, time.perf_counter() - began)
-    return least
+def measured(name: str, file: Path, *more: str, source: Path | None = None) -> Figures:
+    """Return the figures of one measurement, made in a process of its own.
 
+    Args:
+        name: of `speed_measures.MEASURES`.
+        file: the cell.
+        more: arguments.
+        source: folder that holds the package, this checkout's if None.
 
-# ---- one size, in a process of its own -----------------------------------------------------------------------------
-
-
-def measure(size: int, converge: bool) -> dict[str, Any]:
-    """Return the figures of one size."""
-    import torch
-
-    from tiltfield.config import SimulateConfig
-    from tiltfield.simulate import simulate
-
-    made = simulate(SimulateConfig(size=size, cell="paper", tilts=TILTS, snr=1))
-    figures = {"size": size, "threads": torch.get_num_threads(), **classical(made)}
-    figures |= training(made)
-    if converge:
-        figures |= convergence(made)
-    return figures | {"peak_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / GIB}
-
-
-def begin(made: Any, passes: int | None = None) -> tuple[Any, Any, Any]:
-    """Return problem, state and schedule of a default fit with a weight that suits, nothing rehearsed."""
-    from dataclasses import replace
-
-    import torch
-
-    from tiltfield.config import ReconstructConfig
-    from tiltfield.plan import Kind, first_plan, make_problem, new_state
-    from tiltfield.schedule import schedule_for
-
-    series, device = made.series(), torch.device("cpu")
-    plan = replace(first_plan(series, made.config.mode), noise="flow")
-    weight = 0.05 / plan.deviation
-    problem = make_problem(series, plan, 0, device, mask_sides=False)
-    schedule = schedule_for(problem.box, ReconstructConfig(device="cpu"), weight)
-    if passes:
-        schedule = replace(schedule, passes=passes)
-    return problem, new_state(problem, plan, schedule, Kind("hashgrid", "flow"), 0, device), schedule
-
-
-def training(made: Any) -> dict[str, Any]:
-    """Return the speed of training and the shares of a step's parts."""
-    from tiltfield.fit import step
-
-    problem, state, schedule = begin(made)
-    points = schedule.block * problem.box.n_z * problem.box.n_x
-    seconds = best_seconds(lambda: [step(problem, state, schedule, 0.2) for _ in range(4)], TRAIN_SECONDS) / 4
-    steps = schedule.steps(problem.box.n_y) / schedule.passes
-    parts = parts_of(problem, state, schedule)
-    rest = {"noise and rest": 1 - sum(parts.values()) / seconds}
-    return {
-        "points_per_second": points / seconds,
-        "pass_seconds": steps * seconds,
-        "step_points": points,
-        "shares": {name: part / seconds for name, part in parts.items()} | rest,
-    }
-
-
-def parts_of(problem: Any, state: Any, schedule: Any) -> dict[str, float]:
-    """Return seconds of encoding, network, projector, total variation (each forwards and backwards) and optimiser."""
-    import torch
-
-    from tiltfield.fit import slices_of
-    from tiltfield.regularise import total_variation
-
-    rows = slice(0, schedule.block)
-    field = state.field
-    density = slices_of(field, problem.box, rows).detach().requires_grad_()
-    features: list[torch.Tensor] = []
-    decode = field.decode
-    field.decode = lambda x: (features.append(x.detach()), decode(x))[1]
-    slices_of(field, problem.box, rows)
-    field.decode = decode
-    encoded = features[0].requires_grad_()
-
-    def both(forward: Callable[[], torch.Tensor]) -> Callable[[], None]:
-        def run() -> None:
-            for optimiser in state.optimisers:
-                optimiser.zero_grad()
-            made = forward()
-            made.backward(torch.ones_like(made))
-
-        return run
-
-    whole = best_seconds(both(lambda: slices_of(field, problem.box, rows)))
-    network = best_seconds(both(lambda: field.decode(encoded)))
-    both(lambda: slices_of(field, problem.box, rows))()
-    return {
-        "encoding": max(0.0, whole - network),
-        "network": network,
-        "projector": best_seconds(both(lambda: problem.image(density, state.contrast))),
-        "variation": best_seconds(both(lambda: total_variation(density, problem.scale))),
-        "optimiser": best_seconds(lambda: [optimiser.step() for optimiser in state.optimisers]),
-    }
-
-
-def convergence(made: Any) -> dict[str, Any]:
-    """Return the seconds of training until the PSNR stays within 0.1 dB of its best, and that best."""
-    from tiltfield.fit import evaluate_field, fit
-    from tiltfield.metrics import psnr_affine
-
-    problem, state, schedule = begin(made)
-    curve: list[tuple[float, float]] = []
-    spent = 0.0
-
-    def watch(state: Any, done: float, figures: dict[str, float]) -> None:
-        nonlocal spent
-        if state.queue:
-            return
-        began = time.perf_counter()
-        volume = evaluate_field(problem, state.field, schedule.block).permute(1, 0, 2).numpy()
-        curve.append((state.elapsed - spent, psnr_affine(volume, made.truth)))
-        spent += time.perf_counter() - began
-
-    fit(problem, state, schedule, watch)
-    top = max(psnr for _, psnr in curve)
-    near = next(seconds for seconds, psnr in curve if psnr >= top - NEAR_DB)
-    return {"near_seconds": near, "psnr_db": top, "fit_seconds": curve[-1][0]}
-
-
-def classical(made: Any) -> dict[str, Any]:
-    """Return seconds of WBP and of SIRT, ours and ASTRA's, for the whole volume."""
-    from tiltfield.config import ReconstructConfig
-    from tiltfield.reconstruct import reconstruct
-
-    series = made.series()
-    figures: dict[str, Any] = {}
-    for method, more in (("wbp", {}), ("sirt", {"sirt_iterations": SIRT_ITERATIONS})):
-        began = time.perf_counter()
-        reconstruct(series, ReconstructConfig(method=method, mode=made.config.mode, device="cpu", **more))
-        figures[f"{method}_seconds"] = time.perf_counter() - began
-    try:
-        import astra
-    except ImportError:
-        return figures
-    import numpy as np
-
-    n = series.images.shape[2]
-    volume = astra.create_vol_geom(n, n)
-    detector = astra.create_proj_geom("parallel", 1.0, n, -np.deg2rad(series.angles_deg))
-    projector = astra.create_projector("linear", detector, volume)
-    for name, algorithm, iterations in (("wbp", "FBP", 1), ("sirt", "SIRT", SIRT_ITERATIONS)):
-        began = time.perf_counter()
-        for row in range(series.images.shape[1]):
-            _astra_slice(astra, series.images[:, row], (volume, detector, projector), algorithm, iterations)
-        figures[f"astra_{name}_seconds"] = time.perf_counter() - began
+    Raises:
+        RuntimeError: if another package was measured.
+    """
+    source = (source or ROOT / "src").resolve()
+    command = [sys.executable, str(Path(__file__).with_name("speed_measures.py")), name, str(file), *more]
+    environment = {**os.environ, "PYTHONPATH": str(source)}
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment)
+    figures = json.loads(done.stdout.splitlines()[-1])
+    if not Path(figures["package"]).is_relative_to(source):
+        raise RuntimeError(f"expected the package in {source}, got that in {figures['package']}")
+    print(f"{name} {file.stem} {' '.join(more)}: {_short(figures)}", file=sys.stderr, flush=True)
     return figures
 
 
-def _astra_slice(astra: Any, sinogram: Any, geometry: tuple[Any, Any, Any], algorithm: str, iterations: int) -> None:
-    volume, detector, projector = geometry
-    data = astra.data2d.create("-sino", detector, sinogram)
-    result = astra.data2d.create("-vol", volume)
-    settings = {"ProjectorId": projector, "ProjectionDataId": data, "ReconstructionDataId": result, "type": algorithm}
-    job = astra.algorithm.create(settings)
-    astra.algorithm.run(job, iterations)
-    astra.algorithm.delete(job)
-    astra.data2d.delete([data, result])
+def _short(figures: Figures) -> str:
+    return ", ".join(f"{name} {value:.4g}" for name, value in figures.items() if isinstance(value, float))
 
 
-# ---- the machine ---------------------------------------------------------------------------------------------------
+def cell_of(size: int, out: Path) -> Path:
+    """Return the file of a cell, made unless it is there."""
+    file = out / "cells" / f"{size}.npz"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    if not file.exists():
+        measured("simulate", file, str(size))
+    return file
 
 
-def machine() -> dict[str, float]:
-    """Return the speed of copies from memory (bytes read and written) and of products of large matrices."""
-    import torch
-
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1)))
-    source = torch.rand(32 * 2**20)
-    target = torch.empty_like(source)
-    copy = best_seconds(lambda: target.copy_(source))
-    a = torch.rand(2048, 2048)
-    product = best_seconds(lambda: a @ a, 3.0)
-    return {"copy_gb_s": 8 * len(source) / copy / 1e9, "matmul_gflops": 2 * 2048**3 / product / 1e9}
+# ---- the sizes -----------------------------------------------------------------------------------------------------
 
 
-def limits(size: int) -> dict[str, float]:
-    """Return FLOPs and least bytes a point of the default field, forwards and backwards.
-
-    FLOPs: the products of the network, 24·64 + 64, forwards, again on the way back, and for weights and inputs; those
-    of the interpolation along z and x, of 4 features a level, by matrices whose inner length is that of the level.
-    Bytes: tables with their moments and gradient, read and written once; features and density, likewise.
-    """
-    cells = [2.0**k for k in range(6)]
-    network = 2 * 4 * (24 * 64 + 64)
-    interpolation = 2 * 3 * 4 * sum(2 * size / cell for cell in cells)
-    entries = 4 * sum(cell**-3 for cell in cells)
-    return {"flop": network + interpolation, "bytes": 4 * 2 * (4 * entries + 24 + 1)}
-
-
-# ---- the table -----------------------------------------------------------------------------------------------------
+def sizes_of(given: argparse.Namespace) -> dict[int, Figures]:
+    """Return all figures of every size."""
+    results: dict[int, Figures] = {}
+    for size in given.sizes:
+        file = cell_of(size, given.out)
+        results[size] = measured("classical", file) | measured("training", file)
+        if size in given.whole:
+            results[size] |= {f"whole_{name}": value for name, value in measured("whole", file).items()}
+        if size == given.limited:
+            runs = [measured("whole", file, str(seconds))["psnr_db"] for seconds in (SHORT, LONG)]
+            results[size]["limited_db"] = runs[0] - runs[1]
+    return results
 
 
-def table(results: list[dict[str, Any]], speed: dict[str, float]) -> str:
-    """Return all figures as Markdown."""
-    from common import markdown_table
+def sizes_table(results: Mapping[int, Figures], speed: Mapping[str, float]) -> str:
+    """Return the figures, one row each, as Markdown."""
+    flop_limit, copy_limit = speed["matmul_gflops"] * 1e9, speed["copy_gb_s"] * 1e9
+    rows: dict[str, Callable[[Figures], str]] = {
+        "million field points a second": lambda f: f"{f['points_per_second'] / 1e6:.2f}",
+        "processor time a point, µs": lambda f: f"{f['processor_us']:.2f}",
+        "a pass, s": lambda f: f"{f['pass_seconds']:.2f}",
+        **{f"share of {title}": lambda f, part=part: f"{f['shares'][part]:.1%}" for part, title in PARTS.items()},
+        "products a point, FLOP": lambda f: f"{f['flop']:.0f}",
+        "of the speed of products": lambda f: f"{f['points_per_second'] * f['flop'] / flop_limit:.0%}",
+        "least traffic a point, bytes": lambda f: f"{f['bytes']:.0f}",
+        "of the speed of copies": lambda f: f"{f['points_per_second'] * f['bytes'] / copy_limit:.0%}",
+        "peak memory of training, GB": lambda f: f"{f['memory_gb']:.2f}",
+        "whole run, s": lambda f: f"{f['whole_seconds']:.1f}",
+        f"whole run, s to within {NEAR_DB} dB": lambda f: f"{f['whole_near_seconds']:.1f}",
+        "whole run, PSNR, dB": lambda f: f"{f['whole_psnr_db']:.2f}",
+        "whole run, PSNR inside, dB": lambda f: f"{f['whole_inside_db']:.2f}",
+        "whole run, peak memory, GB": lambda f: f"{f['whole_memory_gb']:.2f}",
+        "WBP, s": lambda f: f"{f['wbp_seconds']:.2f}",
+        "WBP of ASTRA, s": lambda f: f"{f['astra_wbp_seconds']:.2f}",
+        f"SIRT, {SIRT_ITERATIONS} iterations, s": lambda f: f"{f['sirt_seconds']:.2f}",
+        f"SIRT of ASTRA, {SIRT_ITERATIONS} iterations, s": lambda f: f"{f['astra_sirt_seconds']:.2f}",
+    }
+    table = [[title, *(_or_dash(cell, found) for found in results.values())] for title, cell in rows.items()]
+    return markdown_table(["", *(f"{size}³" for size in results)], table)
 
-    names = list(results[0]["shares"])
-    header = ["size", "M points/s", "s a pass", *names, "peak GiB", "s to 0.1 dB", "WBP s", "SIRT s", "ASTRA WBP s"]
-    header += ["ASTRA SIRT s", "of FLOP limit", "of copy limit"]
+
+def _or_dash(cell: Callable[[Figures], str], found: Figures) -> str:
+    try:
+        return cell(found)
+    except KeyError:  # not measured
+        return "–"
+
+
+def demands(results: Mapping[int, Figures]) -> list[Demand]:
+    """Return what is asked on two cores, with its figures."""
+    rates = {size: found["points_per_second"] / 1e6 for size, found in results.items()}
+    asked = [Demand(f"{size}³, field points a second", rate, 3.0, unit="million") for size, rate in rates.items()]
+    if 96 in results:
+        lost = results[96].get("limited_db")
+        asked.append(Demand(f"96³, PSNR of a run of {SHORT} s less that of one of {LONG} s", lost, -0.1))
+    for size, seconds in ((128, 60.0), (256, 600.0)):
+        if size in results:
+            spent = results[size].get("whole_seconds")
+            asked.append(Demand(f"{size}³, whole run", spent, seconds, at_least=False, unit="s"))
+    if 256 in results:
+        memory = results[256].get("whole_memory_gb", results[256]["memory_gb"])
+        asked.append(Demand("256³, peak memory", memory, 4.0, at_least=False, unit="GB"))
+    if {64, 256} <= set(results):
+        asked.append(Demand("voxel time 256 over 64", rates[64] / rates[256], 1.3, at_least=False, unit=""))
+    return asked
+
+
+# ---- before and after ----------------------------------------------------------------------------------------------
+
+
+def pairs_table(given: argparse.Namespace) -> str:
+    """Return figures of another checkout and of this one, measured in turns, as Markdown."""
     rows = []
-    for found in results:
-        rate, least = found["points_per_second"], limits(found["size"])
-        cells = [f"{found['size']}³", f"{rate / 1e6:.2f}", f"{found['pass_seconds']:.2f}"]
-        cells += [f"{found['shares'][name]:.0%}" for name in names] + [f"{found['peak_gib']:.2f}"]
-        cells += [f"{found['near_seconds']:.1f}" if "near_seconds" in found else "–"]
-        cells += [
-            f"{found[name]:.1f}" if name in found else "–"
-            for name in ("wbp_seconds", "sirt_seconds", "astra_wbp_seconds", "astra_sirt_seconds")
-        ]
-        cells += [f"{rate * least['flop'] / speed['matmul_gflops'] / 1e9:.0%}"]
-        cells += [f"{rate * least['bytes'] / speed['copy_gb_s'] / 1e9:.0%}"]
-        rows.append(cells)
-    threads = results[0]["threads"]
-    told = f"copy {speed['copy_gb_s']:.1f} GB/s, products {speed['matmul_gflops']:.0f} GFLOP/s, {threads} threads"
-    return f"{markdown_table(header, rows)}\n\n{told}"
+    for size in given.sizes:
+        file = cell_of(size, given.out)
+        turns = [(measured("pace", file, source=given.source), measured("pace", file)) for _ in range(TURNS)]
+        names = {"processor_us": "processor time a point, µs", "pass_seconds": "a pass, s"}
+        rows += [[f"{size}³", title, *_paired(name, turns)] for name, title in names.items()]
+        if size in given.whole:
+            runs = [(measured("whole", file, source=given.source), measured("whole", file))]
+            names = {"processor_seconds": "whole run, processor s", "seconds": "whole run, s"}
+            rows += [[f"{size}³", title, *_paired(name, runs)] for name, title in names.items()]
+            rows.append([f"{size}³", "whole run, PSNR, dB", *(f"{found['psnr_db']:.2f}" for found in runs[0]), "–"])
+    return markdown_table(["size", "figure", "other", "this", "other / this"], rows)
+
+
+def changes_table(given: argparse.Namespace) -> str:
+    """Return the processor time a point with each change undone and as it is, in turns, as Markdown."""
+    rows = []
+    for size in given.sizes:
+        file = cell_of(size, given.out)
+        for name, title in CHANGES.items():
+            turns = [(measured("pace", file, name), measured("pace", file)) for _ in range(TURNS)]
+            rows.append([f"{size}³", title, *_paired("processor_us", turns)])
+    return markdown_table(["size", "change", "without, µs", "with, µs", "without / with"], rows)
+
+
+def _paired(name: str, turns: Sequence[tuple[Figures, Figures]]) -> list[str]:
+    """Return the medians of a figure and of its ratio, with the spread of the ratio over the turns."""
+    before, after = (statistics.median(turn[k][name] for turn in turns) for k in range(2))
+    ratios = sorted(turn[0][name] / turn[1][name] for turn in turns)
+    spread = f" ({ratios[0]:.2f} to {ratios[-1]:.2f})" if len(ratios) > 1 else ""
+    return [f"{before:.3g}", f"{after:.3g}", f"{statistics.median(ratios):.2f}{spread}"]
+
+
+# ---- what is written -----------------------------------------------------------------------------------------------
+
+
+def paste(page: Path, parts: Mapping[str, str]) -> None:
+    """Put texts between their markers in a page, ``<!-- speed: NAME -->`` and ``<!-- speed: end -->``."""
+    text = page.read_text(encoding="utf-8")
+    for name, part in parts.items():
+        marked = re.compile(rf"(<!-- speed: {name} -->\n).*?(<!-- speed: end -->)", re.DOTALL)
+        text, count = marked.subn(lambda m, part=part: f"{m[1]}\n{part}\n\n{m[2]}", text)
+        if count != 1:
+            raise SystemExit(f"{page}: expected one <!-- speed: {name} --> with its end, got {count}")
+    write_text(page, text)
+
+
+def _sizes(text: str) -> list[int]:
+    return [int(size) for size in text.split(",") if size]
+
+
+def arguments() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sizes", type=_sizes, default=[64, 96, 128], help="edges of the cells, voxels")
+    parser.add_argument("--whole", type=_sizes, default=[], help="sizes of which the whole program is run")
+    parser.add_argument("--limited", type=int, help=f"size of which runs of {SHORT} s and of {LONG} s are compared")
+    parser.add_argument("--peers", type=int, help="size at which peers are run; one of --sizes and --whole")
+    parser.add_argument("--peer-seconds", type=float, default=300, help="limit of a peer's installation, and its run")
+    parser.add_argument("--source", type=Path, help="another folder that holds the package: compare with it, alone")
+    parser.add_argument("--changes", action="store_true", help="undo each change that made steps faster, alone")
+    parser.add_argument("--out", type=Path, required=True, help="folder for tables, cells, and peers' environments")
+    parser.add_argument("--paste", type=Path, help="page that takes the tables, as well")
+    given = parser.parse_args()
+    if given.peers and given.peers not in set(given.sizes) & set(given.whole):
+        parser.error(f"--peers {given.peers} is not among --sizes and --whole, with which peers are compared")
+    return given
+
+
+def report(given: argparse.Namespace) -> dict[str, str]:
+    """Measure, and return the tables by the names of their markers."""
+    if given.source:
+        return {"pairs": pairs_table(given)}
+    if given.changes:
+        return {"changes": changes_table(given)}
+    from speed_peers import peers_table
+
+    results = sizes_of(given)
+    speed = measured("machine", given.out / "cells" / "machine")
+    write_text(given.out / "speed.json", json.dumps({"machine": speed, "sizes": results}, indent=1))
+    told = f"Copies {speed['copy_gb_s']:.1f} GB/s, products {speed['matmul_gflops']:.0f} GFLOP/s"
+    threads = results[given.sizes[0]]["threads"]
+    told += f", {threads} thread{'s' * (threads > 1)}, tilts {TILTS}."
+    parts = {"sizes": f"{sizes_table(results, speed)}\n\n{told}", "asked": demand_lines(demands(results))}
+    if given.peers:
+        found = results[given.peers]
+        ours = {name.removeprefix("whole_"): value for name, value in found.items() if name.startswith("whole_")}
+        ours |= {name: value for name, value in found.items() if name.startswith(("wbp_", "sirt_"))}
+        parts["peers"] = peers_table(given.peers, given.out, given.peer_seconds, ours)
+    return parts
 
 
 def main() -> None:
-    """Measure the sizes one after the other and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sizes", default="64,96,128", help="edges of the cells, voxels")
-    parser.add_argument("--converge", default="", help="sizes of which a whole fit is run")
-    parser.add_argument("--source", type=Path, help="folder that holds another tiltfield package")
-    parser.add_argument("--out", type=Path, help="folder for speed.md and speed.json")
-    parser.add_argument("--one", type=int, help=argparse.SUPPRESS)
-    given = parser.parse_args()
-    converge = [int(n) for n in given.converge.split(",") if n]
-    if given.one:
-        print(json.dumps(measure(given.one, given.one in converge)))
-        return
-    results = []
-    for size in [int(n) for n in given.sizes.split(",")]:
-        command = [sys.executable, __file__, "--one", str(size), "--converge", given.converge]
-        path = {"PYTHONPATH": str(given.source)} if given.source else {}
-        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env={**os.environ, **path})
-        results.append(json.loads(done.stdout.splitlines()[-1]))
-        print(f"{size}³: {results[-1]['points_per_second'] / 1e6:.2f} million points/s", file=sys.stderr, flush=True)
-    speed = machine()
-    text = table(results, speed)
+    """Measure and write the tables."""
+    given = arguments()
+    given.out.mkdir(parents=True, exist_ok=True)
+    before = os.getloadavg()[0]
+    parts = report(given)
+    command = shlex.join(["python", "benchmarks/speed.py", *sys.argv[1:]])
+    load = f"`{command}`; load average {before:.1f} at the start, {os.getloadavg()[0]:.1f} at the end."
+    parts = {name: text if name == "asked" else f"{text}\n\n{load}" for name, text in parts.items()}
+    text = "\n\n".join(parts.values()) + "\n"
     print(text)
-    if given.out:
-        from common import write_text
-
-        given.out.mkdir(parents=True, exist_ok=True)
-        write_text(given.out / "speed.md", text + "\n")
-        write_text(given.out / "speed.json", json.dumps({"machine": speed, "sizes": results}, indent=1))
+    write_text(given.out / f"{'speed' if 'sizes' in parts else next(iter(parts))}.md", text)
+    if given.paste:
+        paste(given.paste, parts)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Reconstruct a tilt series with mbirtorch (parallel beam, qGGMRF prior) for one or more sets of parameters.
 
-Run it with the python that `mbirtorch_env.py` makes; of tiltfield it imports nothing ::
+Run it with the python that `environment.py mbirtorch` makes; of tiltfield it imports nothing ::
 
     .venv-mbirtorch/bin/python benchmarks/peers/mbirtorch_run.py in.npz out.npz --parameters '[{"snr_db": -5}]'
 

@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from tiltfield.noise.base import NoiseModel, Recording
 from tiltfield.noise.gaussian import Gaussian, PoissonGaussian
+
+T = TypeVar("T")
 
 _NODES = 129  # clean intensities at which conditioned quantities are computed; linear in between
 _MOMENT_NODES = 65
@@ -97,7 +100,7 @@ class RadialFlow(NoiseModel):
         self.low, self.high = low, high
         self.n_pairs = n = n_layers // 2
         self._table: Tensor | None = None
-        self._moments: tuple[list, Gaussian] | None = None
+        self._kept: dict[str, tuple[list, Any]] = {}
         identity = math.log(math.expm1(1))  # softplus(b) = α = 1 gives β = 0
         layers = torch.stack([torch.linspace(-1.0, 1.0, n), torch.zeros(n), torch.full((n,), identity)])
         self.free = nn.Parameter(layers.clone())  # centre, a, b: (3, pairs)
@@ -113,15 +116,19 @@ class RadialFlow(NoiseModel):
         """Change the units in place."""
         super().rescale_(factor, shift)
         self.scale.rescale_(factor, shift)
-        self._moments = None
+        self._kept.clear()
         self.low, self.high = factor * self.low + shift, factor * self.high + shift
 
     def moments(self) -> Gaussian:
         """Return the Gaussian of equal mean and variance at every clean intensity, taken as given."""
-        state = [(id(p), p._version, p.device) for p in self.parameters()]  # as long as it lasts, the moments do
-        if self._moments is None or self._moments[0] != state:
-            self._moments = (state, _Moments(self))
-        return self._moments[1]
+        return self._keep("moments", lambda: _Moments(self))
+
+    def _keep(self, name: str, make: Callable[[], T]) -> T:
+        """Return what was made before, if the parameters are still those."""
+        state = [(id(p), p._version, p.device) for p in self.parameters()]
+        if name not in self._kept or self._kept[name][0] != state:
+            self._kept[name] = (state, make())
+        return self._kept[name][1]
 
     def log_prob(self, observed: Tensor, clean: Tensor, labels: Tensor | None = None) -> Tensor:
         """Return log p(observed | clean), with the gradient in `clean` of the Gaussian of equal mean and variance.
@@ -156,7 +163,7 @@ class RadialFlow(NoiseModel):
         if self._table is not None:  # it is already
             yield
             return
-        self._table = self._at_nodes()
+        self._table = self._at_nodes() if torch.is_grad_enabled() else self._keep("table", self._at_nodes)
         try:
             yield
         finally:

@@ -1,9 +1,10 @@
-"""Make the virtual environment that `mbirtorch_run.py` is run by: `.venv-mbirtorch` in the repository root.
+"""Make the virtual environment that a peer is run by; run as a script, print the path of its python.
 
-The peer gets an environment of its own, so that its dependencies (gdown, OpenCV, OSQP) stay out of ours: 1.5 GB on
-disk, about a minute. Torch is held to the version in `constraints.txt`; where the package index would bring CUDA
-packages with it (gigabytes), pip is stopped as soon as it names the first one. Run as a script, it prints the path of
-the environment's python.
+A peer gets an environment of its own, so that its dependencies stay out of ours: 1.5 GB on disk, one to four minutes.
+Torch is held to the version in `constraints.txt`; where the package index would bring CUDA packages with it
+(gigabytes), pip is stopped as soon as it names the first one ::
+
+    python benchmarks/peers/environment.py mbirtorch            # .venv-mbirtorch in the repository root
 """
 
 from __future__ import annotations
@@ -17,9 +18,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-ENVIRONMENT = ROOT / ".venv-mbirtorch"
 CONSTRAINTS = ROOT / "constraints.txt"
-REQUIREMENTS = ("torch==2.13.0", "mbirtorch==0.2.0")
+REQUIREMENTS = {"mbirtorch": "mbirtorch==0.2.0", "quantem": "quantem==0.1.10"}
+TORCH = "torch==2.13.0"
 CUDA_PACKAGE = re.compile(
     r"^\s*(Collecting|Downloading|Using cached|Processing)\s.*\b(nvidia|cuda|triton)", re.IGNORECASE
 )
@@ -34,11 +35,11 @@ def python_of(environment: Path) -> Path:
     return environment / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
 
 
-def imports_mbirtorch(python: Path) -> bool:
-    """Return whether `python` exists and can import mbirtorch."""
+def imports(python: Path, module: str) -> bool:
+    """Return whether `python` exists and can import a module."""
     if not python.exists():
         return False
-    return subprocess.run([str(python), "-c", "import mbirtorch"], capture_output=True, check=False).returncode == 0
+    return subprocess.run([str(python), "-c", f"import {module}"], capture_output=True, check=False).returncode == 0
 
 
 def run_watched(command: Sequence[str], *, allow_cuda: bool) -> list[str]:
@@ -68,10 +69,12 @@ def run_watched(command: Sequence[str], *, allow_cuda: bool) -> list[str]:
     return lines
 
 
-def make_environment(*, allow_cuda: bool = False) -> Path:
+def make_environment(peer: str, folder: Path | None = None, *, allow_cuda: bool = False) -> Path:
     """Return the environment's interpreter; make the environment first unless it is there and works.
 
     Args:
+        peer: one of `REQUIREMENTS`; its package and its module have the same name.
+        folder: of the environment; `.venv-` and the peer's name in the repository root if None.
         allow_cuda: install even where torch brings CUDA packages.
 
     Returns:
@@ -80,20 +83,24 @@ def make_environment(*, allow_cuda: bool = False) -> Path:
     Raises:
         RuntimeError: pip failed, or CUDA packages would have been downloaded and `allow_cuda` is off.
     """
-    python = python_of(ENVIRONMENT)
-    if imports_mbirtorch(python):
+    folder = folder or ROOT / f".venv-{peer}"
+    python = python_of(folder)
+    if imports(python, peer):
         return python
-    venv.create(ENVIRONMENT, with_pip=True, clear=True)
-    install = [str(python), "-m", "pip", "install", "-c", str(CONSTRAINTS), *REQUIREMENTS]
+    venv.create(folder, with_pip=True, clear=True)
+    install = [str(python), "-m", "pip", "install", "-c", str(CONSTRAINTS), TORCH, REQUIREMENTS[peer]]
     run_watched(install, allow_cuda=allow_cuda)
     return python
 
 
 def main() -> None:
     """Make the environment and print its interpreter."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("peer", choices=REQUIREMENTS)
+    parser.add_argument("--folder", type=Path, help="of the environment (default: .venv-PEER in the repository root)")
     parser.add_argument("--allow-cuda", action="store_true", help="install even where torch brings CUDA packages")
-    print(make_environment(allow_cuda=parser.parse_args().allow_cuda))
+    given = parser.parse_args()
+    print(make_environment(given.peer, given.folder, allow_cuda=given.allow_cuda))
 
 
 if __name__ == "__main__":
