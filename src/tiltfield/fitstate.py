@@ -127,22 +127,17 @@ def _pooled(optimisers: Iterable[torch.optim.Optimizer], loss: float) -> float:
     if ranks.count() == 1:
         return loss
     windowed = [optimiser for optimiser in optimisers if isinstance(optimiser, WindowAdam)]
-    plain = [
-        parameter
-        for optimiser in optimisers
-        if not isinstance(optimiser, WindowAdam)
-        for group in optimiser.param_groups
-        for parameter in group["params"]
-    ]
+    groups = [group for optimiser in optimisers if optimiser not in windowed for group in optimiser.param_groups]
+    plain = [parameter for group in groups for parameter in group["params"]]
     spans = [span for optimiser in windowed for span in optimiser.spans()]
-    told = [int(parameter.grad is not None) for parameter in plain]
-    told = ranks.greatest([*told, *(-first for first, _ in spans), *(stop for _, stop in spans)])
-    wanted = [parameter for parameter, there in zip(plain, told, strict=False) if there]
-    firsts, stops = told[len(plain) : len(plain) + len(spans)], told[len(plain) + len(spans) :]
-    ends = zip((-first for first in firsts), stops, strict=True)
+    here = [int(parameter.grad is not None) for parameter in plain]
+    told = iter(ranks.greatest([*here, *(-first for first, _ in spans), *(stop for _, stop in spans)]))
+    wanted = [parameter for parameter in plain if next(told)]
+    firsts, stops = [-next(told) for _ in spans], [next(told) for _ in spans]
     for parameter in wanted:
         parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+    ends = iter(zip(firsts, stops, strict=True))
+    wide = [gradient for optimiser in windowed for gradient in optimiser.widen([next(ends) for _ in optimiser.tables])]
     total = torch.full((1,), loss, device=plain[0].device)
-    wide = [gradient for optimiser in windowed for gradient in optimiser.widen(ends)]
     ranks.add([total, *(parameter.grad for parameter in wanted), *wide])
     return total.item()

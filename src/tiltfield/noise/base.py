@@ -69,7 +69,9 @@ class NoiseModel(nn.Module):
     """
 
     fast: ClassVar[frozenset[str]] = frozenset({"log_sigma", "log_slope", "log_floor"})
-    """Parameters that may be orders of magnitude off at the start, and so learn ten times as fast."""
+    """Parameters that may be orders of magnitude off at the start, and so learn `faster`."""
+    faster: ClassVar[float] = 10.0
+    """Factor on their learning rate."""
     axis: int | None = None
     """Dimension of the images along which noise is correlated, or None."""
     quasi: ClassVar[bool] = False
@@ -313,7 +315,7 @@ class NoiseModel(nn.Module):
         free = [(name.rpartition(".")[2], p) for name, p in self.named_parameters() if p.requires_grad]
         fast = [p for name, p in free if name in self.fast]
         slow = [p for name, p in free if name not in self.fast]
-        groups = [{"params": fast, "lr": 10 * learning_rate}, {"params": slow, "lr": learning_rate}]
+        groups = [{"params": fast, "lr": self.faster * learning_rate}, {"params": slow, "lr": learning_rate}]
         return [group for group in groups if group["params"]]
 
 

@@ -72,6 +72,7 @@ class RadialFlow(NoiseModel):
     """
 
     quasi = True
+    faster = 30.0  # it learns now and then, and must keep up with residuals that fall all through a fit
 
     def __init__(
         self,
