@@ -20,6 +20,7 @@ from tiltfield.fit import (
     _close_pass,
     evaluate_field,
     fit,
+    fit_through,
     held_out,
     render,
     slices_of,
@@ -335,3 +336,15 @@ def test_a_flow_learns_every_few_steps_and_the_field_at_each():
 
 def parameters_of(module):
     return torch.cat([p.detach().flatten() for p in module.parameters()])
+
+
+def test_a_fit_on_the_way_to_another_passes_ctrl_c_on(monkeypatch):
+    def stopped(*_):
+        raise KeyboardInterrupt
+
+    problem = make_problem()
+    state = make_state(problem)
+    fit_through(problem, state, replace(SCHEDULE, passes=1))
+    monkeypatch.setattr("tiltfield.fit._tried", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        fit_through(problem, make_state(problem), SCHEDULE)

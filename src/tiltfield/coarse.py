@@ -11,7 +11,7 @@ import torch
 from tiltfield import ranks
 from tiltfield.config import NOISE_NAMES, ReconstructConfig
 from tiltfield.contrast import ContrastMode
-from tiltfield.fit import evaluate_field, fit
+from tiltfield.fit import evaluate_field, fit_through
 from tiltfield.geometry import full_padding, side_padding
 from tiltfield.observe import Observer
 from tiltfield.plan import Kind, Plan, first_plan, fitted_noise, make_problem, new_state
@@ -66,7 +66,7 @@ def coarse_fit(series: TiltSeries, plan: Plan, config: ReconstructConfig, device
         contrast_rate=1e-3,
     )
     state = new_state(problem, small, schedule, Kind("voxels", "gaussian"), config.seed, device)
-    fit(problem, state, schedule)
+    fit_through(problem, state, schedule)
     density = evaluate_field(problem, state.field, problem.box.n_y).cpu().numpy()
     profile = density[:, :, room : room + n_u].mean(axis=(0, 2))
     if config.thickness == "auto":

@@ -245,6 +245,21 @@ def fit(
     return outcome
 
 
+def fit_through(problem: Problem, state: FitState, schedule: AnySchedule) -> None:
+    """Run a schedule on the way to something else: Ctrl-C ends that too.
+
+    Args:
+        problem: the data.
+        state: changed in place.
+        schedule: how to proceed.
+
+    Raises:
+        KeyboardInterrupt: if it was interrupted.
+    """
+    if fit(problem, state, schedule) is Outcome.INTERRUPTED:
+        raise KeyboardInterrupt
+
+
 def _tried(
     step: Step, problem: Problem, state: FitState, schedule: AnySchedule, done: float
 ) -> dict[str, float] | None:

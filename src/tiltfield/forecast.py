@@ -18,6 +18,7 @@ import math
 from dataclasses import dataclass, replace
 
 import psutil
+import torch
 
 from tiltfield import published
 from tiltfield.config import CLASSICAL, DENOISED, PUBLISHED, ReconstructConfig
@@ -131,7 +132,7 @@ def work_of(shape: Shape, config: ReconstructConfig) -> Work:
 
 def _neural_work(shape: Shape, config: ReconstructConfig) -> Work:
     box = box_of(shape, config)
-    schedule = schedule_for(box, config, 0.0)
+    schedule = schedule_for(box, config, 0.0, on_gpu=_on_gpu(config))
     block = box.n_z * box.n_x * schedule.block
     usual = _wider(config, schedule.block) * max(1.0, _larger(config)) * block / POINTS_PER_SECOND[config.field]
     finishing = FINISHING * math.ceil(box.n_y / schedule.block)
@@ -141,9 +142,15 @@ def _neural_work(shape: Shape, config: ReconstructConfig) -> Work:
 def _rehearsal(box: Box, config: ReconstructConfig) -> float:
     """Return what the fits of a block of slices, before the whole is fitted, are in steps of that."""
     rows = min(TRIAL_ROWS, box.n_y)
-    trial: Schedule = replace(schedule_for(Box(box.n_z, rows, box.n_x), config, 0.0), passes=TRIAL_PASSES)
+    trial: Schedule = replace(
+        schedule_for(Box(box.n_z, rows, box.n_x), config, 0.0, on_gpu=_on_gpu(config)), passes=TRIAL_PASSES
+    )
     fits = 1 + (WEIGHTS if config.tv_weight is None else 0)
     return TRIAL_STEP * fits * trial.steps(rows)
+
+
+def _on_gpu(config: ReconstructConfig) -> bool:
+    return config.device == "cuda" or (config.device == "auto" and torch.cuda.is_available())
 
 
 def _published_work(shape: Shape, config: ReconstructConfig) -> Work:

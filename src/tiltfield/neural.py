@@ -186,7 +186,7 @@ def _problem(job: Job, plan: Plan) -> Problem:
 def _assemble(job: Job, plan: Plan, problem: Problem) -> _Start:
     """Return the start of our own fit when all is found out."""
     config = job.config
-    schedule = schedule_for(problem.box, config, plan.tv_weight, plan.scan)
+    schedule = schedule_for(problem.box, config, plan.tv_weight, plan.scan, on_gpu=job.device.type == "cuda")
     # a fitted model is read from where it lies now: the run may have been moved
     noise = plan.noise if config.noise in NOISE_NAMES else config.noise
     kind = Kind(config.field, noise, config.features, config.flow_layers)

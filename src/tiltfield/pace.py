@@ -76,7 +76,7 @@ def _fit(shape: Shape, config: ReconstructConfig, device: torch.device) -> Calla
     problem = make_problem(row, plan, config.seed, device, mask_sides=False)
     rows = {name: getattr(problem, name).expand(n_y, -1, -1) for name in ("observed", "used", "held")}
     problem = replace(problem, **rows, box=box, blur=blur_of(config, row, device))
-    schedule = schedule_for(box, config, plan.tv_weight)
+    schedule = schedule_for(box, config, plan.tv_weight, on_gpu=device.type == "cuda")
     noise = config.noise if config.noise in NOISE_NAMES and config.noise != "auto" else "flow"
     kind = Kind(config.field, noise, config.features, config.flow_layers)
     state = new_state(problem, plan, schedule, kind, config.seed, device)

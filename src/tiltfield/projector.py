@@ -83,8 +83,8 @@ class SliceProjector(torch.nn.Module):
             geometry: sizes and tilts.
             dtype: type of slices and sinograms.
             device: where they live.
-            stored: keep the sparse matrix in memory; by default if a slice has at most `STORED_LIMIT` samples, and never
-                where kernels for the GPU do without.
+            stored: keep the sparse matrix in memory; by default if a slice has at most `STORED_LIMIT` samples, unless
+                kernels for the GPU do without.
         """
         super().__init__()
         self.geometry = geometry

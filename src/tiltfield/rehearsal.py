@@ -15,7 +15,7 @@ from torch import Tensor
 
 from tiltfield import ranks
 from tiltfield.config import NOISE_NAMES, ReconstructConfig
-from tiltfield.fit import FitState, evaluate_field, fit, held_out, render, start
+from tiltfield.fit import FitState, evaluate_field, fit_through, held_out, render, start
 from tiltfield.noise.estimate import autocorrelation
 from tiltfield.noise.file import load_noise
 from tiltfield.noise.gaussian import PoissonGaussian
@@ -73,11 +73,11 @@ def rehearse(
     first = (problem.box.n_y - rows) // 2
     block = problem.rows(first, first + rows)
     limit = None if config.max_time is None else TRIAL_SHARE * config.max_time
-    schedule = schedule_for(block.box, config, STRENGTHS[0] / plan.deviation)
+    schedule = schedule_for(block.box, config, STRENGTHS[0] / plan.deviation, on_gpu=device.type == "cuda")
     schedule = replace(schedule, passes=TRIAL_PASSES, patience=2.0, seconds=limit)
     kind = Kind(config.field, "poisson-gaussian", config.features)
     state = new_state(block, plan, schedule, kind, config.seed, device)
-    fit(block, state, schedule)
+    fit_through(block, state, schedule)
     line = cast(PoissonGaussian, state.noise)
     plan = replace(plan, slope=line.log_slope.exp().item(), floor=line.log_floor.exp().item())
     scores = residuals(block, state, schedule.block)
@@ -185,6 +185,6 @@ def trial(block: Problem, state: FitState, schedule: Schedule) -> float:
         state: changed in place.
         schedule: how to proceed.
     """
-    fit(block, state, schedule)
+    fit_through(block, state, schedule)
     clean = render(block, evaluate_field(block, state.field, schedule.block), state.contrast, schedule.block)
     return held_out(block, state.noise, clean)["nll"]

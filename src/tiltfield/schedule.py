@@ -12,6 +12,7 @@ from tiltfield.fields.base import Box
 
 PASSES = {"draft": 15, "standard": 45, "fine": 150}
 SCANNED_ROWS = 8  # slices a step at least where noise is correlated from row to row
+MOST_STEPS = 64  # a pass on a GPU, of up to sixteen slices: what its launches cost does not depend on their size
 LEAST_STEPS = 10  # a pass counts as at least so many steps, so that small volumes are not cut short
 RATES = {"hashgrid": 5e-3, "mlp": 5e-4, "voxels": 0.1}
 POINTS = {"hashgrid": 50_000, "mlp": 12_000, "voxels": 50_000}  # field points a step, about
@@ -94,18 +95,22 @@ class Schedule:
         return replace(self, block=self.block // 2) if self.block >= 2 * self.least else None
 
 
-def block_size(box: Box, field: str, least: int = 2) -> int:
+def block_size(box: Box, field: str, least: int = 2, *, on_gpu: bool = False) -> int:
     """Return how many slices a step of a field takes, up to sixteen, so that a step stays short.
 
     Args:
         box: gives the size of a slice.
         field: name of the field.
         least: slices of a process's share at least.
+        on_gpu: whether it computes there.
     """
-    return min(box.n_y, max(least * ranks.count(), min(16, round(POINTS[field] / (box.n_z * box.n_x)))))
+    wanted = max(POINTS[field] / (box.n_z * box.n_x), box.n_y / MOST_STEPS if on_gpu else 0.0)
+    return min(box.n_y, max(least * ranks.count(), min(16, round(wanted))))
 
 
-def schedule_for(box: Box, config: ReconstructConfig, tv_weight: float, scan: int | None = None) -> Schedule:
+def schedule_for(
+    box: Box, config: ReconstructConfig, tv_weight: float, scan: int | None = None, *, on_gpu: bool = False
+) -> Schedule:
     """Return the schedule of a preset.
 
     Args:
@@ -113,9 +118,10 @@ def schedule_for(box: Box, config: ReconstructConfig, tv_weight: float, scan: in
         config: preset and field.
         tv_weight: weight of the total variation.
         scan: dimension along which noise is correlated; along the rows (0), a block must hold enough of a line.
+        on_gpu: whether it computes there.
     """
     least = SCANNED_ROWS if scan == 0 else 2
-    block = block_size(box, config.field, least)
+    block = block_size(box, config.field, least, on_gpu=on_gpu)
     steps = math.ceil(box.n_y / block)
     return Schedule(
         passes=math.ceil(PASSES[config.preset] * max(1.0, LEAST_STEPS / steps)),

@@ -11,7 +11,7 @@ from tiltfield.fields.hashgrid import HashGrid
 from tiltfield.geometry import centred
 from tiltfield.kernels.gpu_encoding import Axis, Lattice, encode
 
-SHIFTS = (0.37, -0.21, -0.45)
+SHIFTS = (0.375, -0.21875, -0.453125)  # exact in float32
 CLOSE = 2e-6
 
 
@@ -45,7 +45,7 @@ def by_kernels(made, device, z, y, x):
     return features, lambda given: torch.autograd.grad((features * given.to(device)).sum(), tables)
 
 
-def compare(box, device, error, stretch=1.0, rows=slice(1, 3), **sizes):
+def compare(box, device, error, stretch=1.0, rows=slice(1, 2), **sizes):
     given = axes(box, stretch, rows)
     features, gradients = by_kernels(field(box, **sizes), device, *given)
     right, right_gradients = plainly(field(box, **sizes), *given)
@@ -57,34 +57,34 @@ def compare(box, device, error, stretch=1.0, rows=slice(1, 3), **sizes):
 
 @pytest.mark.parametrize("log2_table", [19, 7, 4])
 def test_features_and_gradients_are_the_plain_ones(log2_table, device, error):
-    compare(Box(9, 12, 14), device, error, log2_table=log2_table)
+    compare(Box(5, 8, 9), device, error, log2_table=log2_table)
 
 
 def test_the_cases_above_are_dense_mixed_and_hashed():
-    dense = [[level.dense for level in field(Box(9, 12, 14), log2_table=log2).levels] for log2 in (19, 7, 4)]
+    dense = [[level.dense for level in field(Box(5, 8, 9), log2_table=log2).levels] for log2 in (19, 7, 4)]
     assert dense == [[True, True], [True, False], [False, False]]
 
 
 def test_pixels_beyond_the_reach_count_as_at_it(device, error):
-    compare(Box(6, 3, 8), device, error, stretch=1.7, rows=slice(0, 1))
+    compare(Box(4, 3, 6), device, error, stretch=1.7, n_levels=1, coarsest=1.0)
 
 
 @pytest.mark.parametrize("stretch", [0.4, 3.1])
 def test_pixels_may_lie_closer_or_farther_apart_than_one(stretch, device, error):
-    compare(Box(6, 3, 8), device, error, stretch=stretch, rows=slice(0, 1), n_levels=1, coarsest=1.5, finest=1.5)
+    compare(Box(5, 3, 6), device, error, stretch=stretch, n_levels=1, coarsest=1.5)
 
 
-@pytest.mark.parametrize("box", [Box(1, 1, 1), Box(5, 1, 2), Box(2, 3, 7)])
+@pytest.mark.parametrize("box", [Box(1, 1, 1), Box(3, 1, 2), Box(1, 3, 5)])
 def test_thin_boxes(box, device, error):
     compare(box, device, error, rows=slice(0, 1))
 
 
 def test_coarse_cells_gather_from_all_their_pixels(device, error):
-    compare(Box(40, 3, 70), device, error, rows=slice(0, 1), coarsest=32.0, finest=32.0, n_levels=1, n_features=1)
+    compare(Box(33, 3, 70), device, error, coarsest=32.0, n_levels=1, n_features=1)
 
 
 def test_rows_longer_than_a_program_takes(device, error):
-    compare(Box(2, 3, 300), device, error, rows=slice(0, 1), coarsest=1.0, n_levels=1, n_features=1)
+    compare(Box(2, 3, 300), device, error, coarsest=1.0, n_levels=1, n_features=1)
 
 
 @pytest.mark.parametrize("n", [100, 1001])
@@ -102,10 +102,10 @@ def test_entries_of_far_nodes_are_those_of_the_hash(n, device, error):
 
 
 def test_the_field_takes_the_kernels_where_they_are_of_use(dispatched, error, monkeypatch):
-    box, calls = Box(6, 4, 7), []
+    box, calls = Box(3, 4, 5), []
     z, y, x = axes(box)
     right = field(box).double()
-    expected = right.decode(plainly(right, z, y, x)[0].flatten(2)).view(2, 6, 7)
+    expected = right.decode(plainly(right, z, y, x)[0].flatten(2)).view(2, 3, 5)
     encoded = hashgrid._encoded
     monkeypatch.setattr(hashgrid, "_encoded", lambda *given: (calls.append(1), encoded(*given))[1])
     made, given = field(box).to(dispatched), [axis.to(dispatched) for axis in (z, y, x)]

@@ -12,7 +12,7 @@ from tiltfield.kernels.gpu_projector import Strips
 from tiltfield.projector import SliceProjector
 
 TILTS = [-67.0, -1e-7, 1e-3, 45.0, 89.0]
-SIZES = [(7, 15, 15), (12, 24, 15), (10, 9, 22), (9, 34, 33), (1, 6, 6), (5, 1, 4)]
+SIZES = [(7, 15, 15), (9, 24, 15), (8, 9, 22), (3, 34, 33), (1, 6, 6), (5, 1, 4)]
 CLOSE = 1e-6
 
 

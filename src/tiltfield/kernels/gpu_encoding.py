@@ -86,7 +86,7 @@ class _Encode(torch.autograd.Function):
             grid = (triton.cdiv(x.pixels, WIDTH), z.pixels, len(table))
             _interpolate[grid](
                 table.contiguous(), part, z.pixels, x.pixels, z.nodes, x.nodes, table.shape[2], *z.line, *x.line,
-                features.stride(0), FEATURES=table.shape[1], PRIME=lattice.prime, LOW=_low(x),
+                features.stride(0), FEATURES=table.shape[1], PRIME=lattice.prime, LOW=_low(lattice),
                 WIDTH=WIDTH, num_warps=WARPS, enable_fp_fusion=True,
             )  # fmt: skip
         return features
@@ -104,9 +104,9 @@ def _parts(features: Tensor, shapes: Sequence[torch.Size]) -> tuple[Tensor, ...]
     return features.split([shape[1] for shape in shapes], dim=1)
 
 
-def _low(x: Axis) -> int:
-    """Return the binary digits that number the nodes of a row."""
-    return (x.nodes - 1).bit_length()
+def _low(lattice: Lattice) -> int:
+    """Return the binary digits that number the nodes of a row; 0 where nothing needs them."""
+    return (lattice.x.nodes - 1).bit_length() if lattice.prime else 0
 
 
 def _gathered(gradient: Tensor, shape: torch.Size, lattice: Lattice) -> Tensor:
@@ -120,7 +120,7 @@ def _gathered(gradient: Tensor, shape: torch.Size, lattice: Lattice) -> Tensor:
     table = gradient.new_zeros(shape) if lattice.prime else gradient.new_empty(shape)
     _gather_x[(triton.cdiv(x.nodes, WIDTH), z.nodes, len(rows))](
         rows, table, x.pixels, z.nodes, x.nodes, n_entries, *x.line,
-        PRIME=lattice.prime, LOW=_low(x), WIDTH=WIDTH, num_warps=WARPS, enable_fp_fusion=True,
+        PRIME=lattice.prime, LOW=_low(lattice), WIDTH=WIDTH, num_warps=WARPS, enable_fp_fusion=True,
     )  # fmt: skip
     return table
 
@@ -145,7 +145,7 @@ def _entry(
     return entry
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n_z", "nodes_z", "nodes_x", "entries"])  # one kernel serves all levels
 def _interpolate(
     table: tl.tensor,
     features: tl.tensor,
@@ -203,7 +203,7 @@ def _support(
     return first, last
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n_z", "nodes"])
 def _gather_z(
     gradient: tl.tensor,
     rows: tl.tensor,
@@ -230,7 +230,7 @@ def _gather_z(
     tl.store(rows + (plane * nodes + node) * n_x + pixel, total, mask=pixel < n_x)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["nodes_z", "nodes_x", "entries"])
 def _gather_x(
     rows: tl.tensor,
     table: tl.tensor,

@@ -180,7 +180,7 @@ def _integral(
     return tl.where(t < 0, -area, area)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["batch", "n_lines", "n_along", "n_tilts", "n_u"])
 def _project(
     image: tl.tensor,
     sinograms: tl.tensor,
@@ -222,7 +222,7 @@ def _project(
     tl.store(target, tl.sum(total, axis=0), mask=(member < batch) & (column < n_u)[:, None])
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["batch", "n_z", "n_x", "n_tilts", "n_u"])
 def _back_project(
     sinograms: tl.tensor,
     slices: tl.tensor,
