@@ -1,5 +1,10 @@
 """The settings: one default each, round trips through YAML, and refusals that name the nearest."""
 
+import copy
+import pickle
+from pathlib import Path
+
+import numpy as np
 import pytest
 import yaml
 from pydantic import ValidationError
@@ -20,6 +25,28 @@ def test_paths_survive_yaml(tmp_path):
     config = ReconstructConfig(angles=tmp_path / "a.tlt", tilt_axis="-3.5", thickness="120")
     (tmp_path / "c.yaml").write_text(config.to_yaml())
     assert ReconstructConfig.from_yaml(tmp_path / "c.yaml") == config
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "text"),
+    [
+        ("thickness", 100.0, "100"),
+        ("thickness", np.float32(62.5), "62.5"),
+        ("thickness", "auto", "auto"),
+        ("tilt_axis", -3.5, "-3.5"),
+        ("tilt_axis", 90, "90"),
+        ("noise", Path("a/fitted.json"), str(Path("a/fitted.json"))),
+    ],
+)
+def test_numbers_and_paths_stand_for_their_text(name, value, text):
+    config = ReconstructConfig(**{name: value})
+    assert getattr(config, name) == text
+    assert config == ReconstructConfig(**{name: text})
+
+
+def test_copies_and_pickles_are_the_settings():
+    config = ReconstructConfig(bin=2, thickness=80)
+    assert pickle.loads(pickle.dumps(config)) == copy.deepcopy(config) == config.model_copy() == config
 
 
 @pytest.mark.parametrize("model", [ReconstructConfig, SimulateConfig])
@@ -51,6 +78,9 @@ def test_an_unknown_setting_far_from_all_names_none():
         ("tilt_axis", "z"),
         ("thickness", "thin"),
         ("thickness", "-5"),
+        ("thickness", -5),
+        ("thickness", "inf"),
+        ("thickness", True),
         ("threads", 0),
         ("seed", -1),
         ("tv_weight", -0.1),

@@ -100,7 +100,7 @@ def run(name, folder, parameters, wanted):
     notebook = nbformat.read(EXAMPLES / f"{name}.ipynb", as_version=4)
     given = next(cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", []))
     given.source += "".join(f"\n{key} = {value!r}" for key, value in parameters.items())
-    notebook.cells.append(nbformat.v4.new_code_cell(f"print(json.dumps({wanted}, default=float))"))
+    notebook.cells.append(nbformat.v4.new_code_cell(f"import json\nprint(json.dumps({wanted}, default=float))"))
     resources = {"metadata": {"path": str(folder)}}
     client.NotebookClient(notebook, timeout=3000, kernel_name="python3", resources=resources).execute()
     return json.loads(notebook.cells[-1].outputs[0]["text"])

@@ -9,7 +9,7 @@ import tiltfield
 
 ROOT = Path(tiltfield.__file__).parent
 LAYERS = """
-    errors extras ranks apart parse settings config observe screening series result geometry io export
+    errors extras ranks apart parse settings config observe screening volume series result geometry io export
     kernels projector fields contrast defocus noise regularise problem schedule fitstate fit plan coarse
     rehearsal rays published neural classical denoise forecast pace
     metrics views traits judge residuals simulate reconstruct evaluate runfolder report run batch viewer evidence
@@ -17,8 +17,13 @@ LAYERS = """
     cli_paper cli __main__
 """
 ORDER = LAYERS.split()
-# Conveniences that look upwards when called, never when imported: Volume.load and Volume.save read and write files.
-UPWARD = {("series", "io")}
+# Conveniences that look upwards when called, never when imported: series and volumes are read, written, fitted and
+# shown, results are shown; and reconstruct hands to run what is to be kept in a folder.
+UPWARD = {
+    *(("volume", name) for name in ("io", "export", "metrics", "report")),
+    *(("series", name) for name in ("io", "report")),
+    *(("result", "report"), ("reconstruct", "run")),
+}
 
 FILES = sorted(p for p in ROOT.rglob("*.py") if p != ROOT / "__init__.py")
 

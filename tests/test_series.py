@@ -1,9 +1,9 @@
-import mrcfile
 import numpy as np
 import pytest
 
 from tiltfield.errors import InputError
-from tiltfield.series import TiltSeries, Volume, quantum_of, screen
+from tiltfield.io import load
+from tiltfield.series import TiltSeries, quantum_of, screen
 
 
 def images(n=5, rows=12, cols=10, seed=0):
@@ -94,6 +94,63 @@ def test_selection_keeps_images_and_angles_together(which):
     assert chosen.valid.shape == chosen.images.shape
 
 
+def test_a_slice_selects_and_the_length_is_the_number_of_tilts():
+    series = TiltSeries(images(9), angles(9))
+    chosen = series.select(slice(None, None, 3))
+    assert (len(series), len(chosen)) == (9, 3)
+    assert chosen.tilt_numbers.tolist() == [1, 4, 7]
+    np.testing.assert_array_equal(chosen.images, series.images[::3])
+
+
+def test_cropping_cuts_images_and_masks_and_keeps_the_axis_in_the_middle():
+    series = TiltSeries(images(), angles(), 2.0, valid=images() > 90, quantum=None)
+    small = series.cropped(rows=(1, 7), columns=(2, 8))
+    np.testing.assert_array_equal(small.images, series.images[:, 1:7, 2:8])
+    np.testing.assert_array_equal(small.valid, series.valid[:, 1:7, 2:8])
+    assert small.pixel_size_nm == 2.0
+    assert "rows 1 to 6, columns 2 to 7" in small.sources["cropped"]
+    np.testing.assert_array_equal(series.cropped(rows=(0, 3)).images, series.images[:, :3])
+
+
+@pytest.mark.parametrize(
+    ("rows", "columns", "message"),
+    [
+        (None, (0, 8), r"tilt axis stays .* got 0 and 2"),
+        (None, (2, 11), "columns .* within 0 and 10"),
+        ((5, 5), None, "rows .* within 0 and 12"),
+        ((-1, 5), None, "rows .* within 0 and 12"),
+    ],
+)
+def test_cropping_beside_the_axis_or_beyond_the_images(rows, columns, message):
+    with pytest.raises(InputError, match=message):
+        TiltSeries(images(), angles()).cropped(rows, columns)
+
+
+@pytest.mark.parametrize("size", [None, 2.5])
+def test_a_series_survives_its_file_unscreened(tmp_path, size):
+    given = images(5, 32, 32)
+    given[1, 3, 3] = 1e6  # screening would take it for a hot pixel
+    series = TiltSeries(given, angles(), size, valid=images(5, 32, 32, seed=1) > 100)
+    back = load(series.save(tmp_path / "s.npz"))
+    np.testing.assert_array_equal(back.images, series.images)
+    np.testing.assert_array_equal(back.angles_deg, series.angles_deg)
+    np.testing.assert_array_equal(back.valid, series.valid)
+    assert back.pixel_size_nm == size
+    assert load(TiltSeries(given, angles()).save(tmp_path / "t.npz")).valid is None
+    with pytest.raises(InputError, match=r"ends in \.npz"):
+        series.save(tmp_path / "s.mrc")
+
+
+def test_masked_pixels_do_not_hide_that_data_are_counted(tmp_path):
+    counts = np.rint(images())
+    valid = np.ones(counts.shape, bool)
+    valid[0, 0, 0], counts[0, 0, 0] = False, 99.5
+    path = TiltSeries(counts, angles(), valid=valid, quantum=1.0).save(tmp_path / "s.npz")
+    assert load(path).quantum == 1.0
+    left = load(path, exclude=[2])
+    np.testing.assert_array_equal(left.valid, valid[[0, 2, 3, 4]])
+
+
 @pytest.mark.parametrize("which", [[0, 1, 5], [0.5, 1, 2], [[0, 1, 2]], [0, 1]])
 def test_selection_of_what_is_not_there(which):
     with pytest.raises(InputError):
@@ -109,37 +166,6 @@ def test_the_summary_says_where_things_come_from():
     assert "warning angles: x.mdoc differs" in text
     assert "steps of 1" in text
     assert "unknown" in "\n".join(TiltSeries(images(), angles()).summary())
-
-
-@pytest.mark.parametrize("size", [None, 0.1, 0.336, 12.5])
-def test_a_volume_survives_its_file(tmp_path, size):
-    data = np.random.default_rng(0).random((4, 5, 6)).astype(np.float32)
-    path = Volume(data, size).save(tmp_path / "v.mrc")
-    back = Volume.load(path)
-    np.testing.assert_array_equal(back.data, data)
-    assert back.voxel_size_nm == (None if size is None else pytest.approx(size, rel=1e-6))
-    assert [p.name for p in tmp_path.iterdir()] == ["v.mrc"]
-    assert mrcfile.validate(path)
-
-
-@pytest.mark.parametrize(
-    ("data", "size", "message"),
-    [
-        (np.zeros((4, 5)), None, r"shape \(z, y, x\)"),
-        (np.full((2, 2, 2), np.nan), None, "8 of 8 voxels are NaN"),
-        (np.zeros((2, 2, 2)), 0.0, "voxel size must be a positive"),
-    ],
-)
-def test_a_volume_is_checked(data, size, message):
-    with pytest.raises(InputError, match=message):
-        Volume(data, size)
-
-
-def test_a_volume_that_is_not_there(tmp_path):
-    with pytest.raises(InputError, match="no such file"):
-        Volume.load(tmp_path / "none.mrc")
-    with pytest.raises(InputError, match="cannot write"):
-        Volume(np.zeros((2, 2, 2))).save(tmp_path / "no" / "v.mrc")
 
 
 @pytest.mark.parametrize(

@@ -24,9 +24,12 @@ if TYPE_CHECKING:
     from tiltfield.observe import Observer as Observer
     from tiltfield.reconstruct import Reconstruction as Reconstruction
     from tiltfield.reconstruct import reconstruct as reconstruct
+    from tiltfield.report.record import Record as Record
+    from tiltfield.run import open_run as open_run
     from tiltfield.series import TiltSeries as TiltSeries
-    from tiltfield.series import Volume as Volume
+    from tiltfield.simulate import Simulation as Simulation
     from tiltfield.simulate import simulate as simulate
+    from tiltfield.volume import Volume as Volume
 
 __version__ = "0.1.0"
 
@@ -34,12 +37,15 @@ _HOMES = {
     "InputError": "errors",
     "Observer": "observe",
     "ReconstructConfig": "config",
-    "Reconstruction": "reconstruct",
+    "Reconstruction": "result",
+    "Record": "report.record",
     "SimulateConfig": "config",
+    "Simulation": "simulate",
     "TiltSeries": "series",
-    "Volume": "series",
+    "Volume": "volume",
     "evaluate": "evaluate",
     "load": "io",
+    "open_run": "run",
     "reconstruct": "reconstruct",
     "simulate": "simulate",
 }

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -26,7 +25,8 @@ from tiltfield.cli_paper import paper
 from tiltfield.cli_report import report
 from tiltfield.cli_view import view
 from tiltfield.config import ReconstructConfig, SimulateConfig, read_yaml
-from tiltfield.errors import InputError, nearest
+from tiltfield.errors import InputError
+from tiltfield.settings import nearest_choice
 
 if TYPE_CHECKING:
     from tiltfield.reconstruct import Reconstruction
@@ -242,10 +242,7 @@ def _value_message(problem: Mapping[str, Any]) -> str:
     if not problem["loc"]:  # settings that do not go together
         return str(reason)
     flag = "--" + str(problem["loc"][0]).replace("_", "-")
-    value = str(problem["input"])
-    expected = problem.get("ctx", {}).get("expected", "") if problem["type"] == "literal_error" else ""
-    choices = re.findall("'([^']+)'", expected)
-    return f"{flag}: {reason}, got '{value}'{nearest(value, choices)}"
+    return f"{flag}: {reason}, got '{problem['input']}'{nearest_choice(problem)}"
 
 
 def _outcome(result: Reconstruction | None, out: Path) -> str:

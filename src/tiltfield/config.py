@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
-from typing import Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from tiltfield.errors import nearest
-from tiltfield.parse import numbers_as_text, parse_defocus, parse_numbers, parse_tilts, word_or_number
+from tiltfield.parse import as_text, numbers_as_text, parse_defocus, parse_numbers, parse_tilts, word_or_number
 from tiltfield.settings import Settings
 from tiltfield.settings import read_yaml as read_yaml
 
@@ -39,6 +40,8 @@ HELD_BY: dict[FormatName, tuple[str, ...]] = {  # MRC has no unsigned bytes, Ima
 }
 Preset = Literal["draft", "standard", "fine"]
 Device = Literal["auto", "cpu", "cuda"]
+Text = Annotated[str, BeforeValidator(as_text)]  # a number or a path too, as the text that stands for it
+READING = ("angles", "transforms", "tilt_axis", "pixel_size_nm", "bin", "exclude")  # what a file needs, not a series
 
 
 class SeriesConfig(Settings):
@@ -50,7 +53,7 @@ class SeriesConfig(Settings):
     transforms: Path | None = Field(
         None, description="file of IMOD's transforms (.xf, .prexg, .prexf) to align the images with, in unbinned pixels"
     )
-    tilt_axis: str = Field(
+    tilt_axis: Text = Field(
         "y", description="tilt axis in the image: y (vertical), x (horizontal), degrees from y, or file: as that says"
     )
     pixel_size_nm: float | None = Field(None, gt=0, description="pixel size in nm; overrides the file's")
@@ -74,8 +77,7 @@ class SeriesConfig(Settings):
     @property
     def reading(self) -> dict[str, Any]:
         """Return how the series is read: what :func:`tiltfield.io.load` takes by name."""
-        names = {"angles", "transforms", "tilt_axis", "pixel_size_nm", "bin"}
-        return {**self.model_dump(include=names), "exclude": parse_numbers(self.exclude)}
+        return {**self.model_dump(include=set(READING)), "exclude": parse_numbers(self.exclude)}
 
 
 class ExportConfig(Settings):
@@ -129,7 +131,7 @@ class ReconstructConfig(ExportConfig, SeriesConfig):
     mode: Mode = Field("auto", description="contrast: bright field, HAADF, or told from the data")
     method: Method = Field("neural", description="neural field with a learned noise model, or another by name")
     field: FieldName = Field("hashgrid", description="what holds the density")
-    noise: str = Field(
+    noise: Text = Field(
         "auto", description="auto, [scan-]flow, flow-paper, [scan-]poisson-gaussian, gaussian, l2, l1, or a fitted file"
     )
     preset: Preset = Field("standard", description="how long to fit")
@@ -137,7 +139,7 @@ class ReconstructConfig(ExportConfig, SeriesConfig):
     log: Literal["none", "tensorboard"] = Field(
         "none", description="curves of the fit for TensorBoard too, in DIR/tensorboard; history.jsonl always has them"
     )
-    thickness: str = Field("auto", description="extent of the specimen along the beam in nm, or auto")
+    thickness: Text = Field("auto", description="extent of the specimen along the beam in nm, or auto")
     tv_weight: float | None = Field(
         None, ge=0, description="weight of the total variation; if not given, chosen from the data (explicit grids: 0)"
     )
@@ -178,8 +180,8 @@ class ReconstructConfig(ExportConfig, SeriesConfig):
     @classmethod
     def _thickness(cls, value: str) -> str:
         value = word_or_number(value, ("auto",), "nm")
-        if value != "auto" and not float(value) > 0:
-            raise ValueError("must be positive")
+        if value != "auto" and not 0 < float(value) < math.inf:
+            raise ValueError("must be positive and finite")
         return value
 
     @model_validator(mode="after")
@@ -239,7 +241,7 @@ class SimulateConfig(Settings):
         gt=0,
         description=f"variance of the untilted clean image over that of its noise; {DEFAULT_SNR} if not given",
     )
-    noise: str = Field(
+    noise: Text = Field(
         "poisson-gaussian",
         description="noise put on the images: poisson-gaussian, gaussian, none, or a fitted noise file",
     )

@@ -69,9 +69,7 @@ def same_box(volume: Volume, truth: Volume) -> np.ndarray:
             "x, and z that differs by an even number (both are centred); reconstruct at the truth's size, or crop or "
             "bin one of them"
         )
-    if extra < 0:
-        return volume.data[-extra // 2 : extra // 2]
-    return np.pad(volume.data, ((extra // 2, extra // 2), (0, 0), (0, 0)))
+    return volume.centred(len(truth.data)).data
 
 
 def _mask(inside: Volume | np.ndarray, truth: Volume) -> np.ndarray:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import re
+from numbers import Real
+from os import PathLike
 
 
 def parse_tilts(text: str) -> list[float]:
@@ -67,6 +69,17 @@ def numbers_as_text(value: object) -> str:
     text = ",".join(map(str, parts)) or "none"
     parse_numbers(text)
     return text
+
+
+def as_text(value: object) -> object:
+    """Return a number or a path as the text that stands for it; anything else as it is.
+
+    Args:
+        value: given for a setting that takes words, numbers or names of files.
+    """
+    if isinstance(value, Real) and not isinstance(value, bool):
+        return f"{float(value):.15g}"
+    return str(value) if isinstance(value, PathLike) else value
 
 
 def parse_defocus(text: str) -> tuple[str, float] | None:

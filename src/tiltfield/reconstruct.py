@@ -8,19 +8,21 @@ import sys
 import time
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from tiltfield import classical, neural, ranks
-from tiltfield.config import CLASSICAL, DENOISED, ReconstructConfig
+from tiltfield import classical, kernels, neural, ranks
+from tiltfield.config import CLASSICAL, DENOISED, READING, ReconstructConfig
 from tiltfield.contrast import ContrastMode, decide_mode, estimate_levels, linearise
 from tiltfield.denoise import denoise
 from tiltfield.errors import InputError
 from tiltfield.fit import Outcome
 from tiltfield.forecast import Forecast, check_memory, forecast
 from tiltfield.geometry import SliceGeometry
+from tiltfield.io import load
 from tiltfield.observe import Observer
 from tiltfield.pace import step_seconds
 from tiltfield.projector import SliceProjector
@@ -54,9 +56,11 @@ def expected(shape: tuple[int, int, int], config: ReconstructConfig) -> Forecast
 
 
 def reconstruct(
-    series: TiltSeries,
+    series: TiltSeries | str | Path,
     config: ReconstructConfig | None = None,
     *,
+    out: str | Path | None = None,
+    overwrite: bool = False,
     observer: Observer | None = None,
     resume: Mapping[str, Any] | None = None,
     began: float | None = None,
@@ -65,10 +69,15 @@ def reconstruct(
     """Reconstruct a volume from a tilt series.
 
     Args:
-        series: the tilt series.
+        series: the tilt series, or the path of one, which is read by the settings `angles`, `tilt_axis`, `bin`, ….
         config: settings; by default those of `ReconstructConfig`.
+        out: folder for all that the command line keeps of a run (volume.mrc, report.html, …), for
+            :func:`tiltfield.run.open_run`; a series that comes from no path is kept there too. Stopped early, the run
+            is gone on with by ``tiltfield reconstruct --out DIR --resume``.
+        overwrite: replace the run in that folder.
         observer: told of findings, progress, figures and checkpoints.
-        resume: the `state` of an earlier, unfinished reconstruction of the same series with the same settings.
+        resume: the `state` of an earlier, unfinished reconstruction of the same series with the same settings; not for
+            `out`.
         began: when the run began, on the clock of `time.perf_counter`, if before this call; `max_time` counts
             from there.
         **settings: single settings by name, over `config`.
@@ -77,14 +86,21 @@ def reconstruct(
         the volume, its images and figures.
 
     Raises:
-        InputError: if the settings or the series cannot be used.
+        InputError: if the settings, the series or the folder cannot be used.
 
     Kniesel et al., Clean Implicit 3D Structure from Noisy 2D STEM Images, CVPR 2022.
     """
     began = time.perf_counter() if began is None else began
     keep_freed_memory()
     observer = observer or Observer()
-    config = _settled(config, settings)
+    series = _readable(series, settings)
+    config = ReconstructConfig.settled(config, settings)
+    if out is not None and resume is not None:
+        raise InputError(f"a run in a folder is gone on with by: tiltfield reconstruct --out {out} --resume")
+    if out is not None:
+        return _kept(series, config, Path(out), observer, overwrite=overwrite, began=began)
+    if not isinstance(series, TiltSeries):
+        series = load(series, **config.reading)
     check_memory(series.images.shape, config)
     _check_processes(series, config)
     if config.thickness != "auto" and series.pixel_size_nm is None:
@@ -94,6 +110,8 @@ def reconstruct(
     device = pick_device(config.device)
     if config.threads is not None:
         torch.set_num_threads(config.threads)
+    if device.type == "cuda":
+        observer.say(kernels.told(device))
     mode = _mode(series, config, observer)
     seen = series
     figures: dict[str, Any] = {}
@@ -126,9 +144,46 @@ def reconstruct(
     return Reconstruction(Volume(volume, series.pixel_size_nm), rendered, metrics, resolved, state, interrupted)
 
 
-def _settled(config: ReconstructConfig | None, settings: dict[str, Any]) -> ReconstructConfig:
-    base = {} if config is None else config.model_dump(exclude_unset=True)
-    return ReconstructConfig.parse({**base, **settings}, "settings")
+def _readable(series: TiltSeries | str | Path, settings: Mapping[str, Any]) -> TiltSeries | Path:
+    """Return the series or its path; refuse what is neither, and settings that a series in memory has no use for."""
+    if isinstance(series, str | Path):
+        return Path(series)
+    if not isinstance(series, TiltSeries):
+        raise InputError(
+            f"expected a tilt series or the path of one, got {type(series).__name__}: "
+            "read it with tiltfield.load, or make a TiltSeries of images and angles"
+        )
+    late = [name for name in READING if name in settings]
+    if late:
+        raise InputError(
+            f"{', '.join(late)}: how a file is read, but {series.name} is in memory already: "
+            "give it to tiltfield.load, or give the path of the series here"
+        )
+    return series
+
+
+def _kept(
+    series: TiltSeries | Path,
+    config: ReconstructConfig,
+    out: Path,
+    observer: Observer,
+    *,
+    overwrite: bool,
+    began: float,
+) -> Reconstruction:
+    """Reconstruct into a folder, as the command line does."""
+    from tiltfield.run import Request, run
+
+    if ranks.launched() > 1:
+        raise InputError("several processes write a folder by the command line alone: torchrun … tiltfield reconstruct")
+    settings = config.model_dump(exclude_unset=True)
+    if isinstance(series, TiltSeries):
+        series = replace(series, numbers=None)  # in the folder's file, which is read as it is, they count from 1
+        settings = {name: value for name, value in settings.items() if name not in READING}
+    result = run(Request(out, series, settings, overwrite=overwrite, began=began), observer)
+    if result is None:
+        raise RuntimeError(f"the run in {out} had finished already")
+    return result
 
 
 def _check_processes(series: TiltSeries, config: ReconstructConfig) -> None:

@@ -20,6 +20,7 @@ from tiltfield.series import TiltSeries
 
 if TYPE_CHECKING:
     from tiltfield.reconstruct import Reconstruction
+    from tiltfield.report.record import Record
     from tiltfield.report.tensorboard import TensorBoard
 
 HARMLESS = ("max_time", "threads", "device", "log", *ExportConfig.model_fields)  # may change when a run is resumed
@@ -60,11 +61,13 @@ class RunObserver(Observer):
         self.folder.append_history(entry)
         if self._log is not None:
             self._log.record(entry)
+        self.screen.record(entry)
 
     def checkpoint(self, state: Mapping[str, Any]) -> None:
         """Write checkpoint.pt."""
         self._begin()
         self.folder.save_checkpoint(state, self.digest)
+        self.screen.checkpoint(state)
 
     def finish(self, series: TiltSeries, result: Reconstruction, series_path: Path) -> None:
         """Write the result; metrics.json comes last, and means that all is there.
@@ -129,6 +132,23 @@ class RunObserver(Observer):
         return None
 
 
+def open_run(folder: str | Path) -> Record:
+    """Open the folder of a run.
+
+    Args:
+        folder: of ``tiltfield reconstruct``, or `out` of :func:`tiltfield.reconstruct.reconstruct`.
+
+    Returns:
+        the volume, its images, figures, settings and evaluation; and the series, if it is still where it was.
+
+    Raises:
+        InputError: if there is no result in it, or a file is damaged.
+    """
+    from tiltfield.report.record import read_record
+
+    return read_record(Path(folder))
+
+
 def _log(folder: RunFolder, config: ReconstructConfig) -> TensorBoard | None:
     if config.log == "none":
         return None
@@ -153,7 +173,7 @@ class Request:
 
     Attributes:
         out: the run's folder.
-        series: the input; None where the settings or the folder name it.
+        series: the input; one in memory is kept in the folder; None where the settings or the folder name it.
         settings: those given, by name; the rest are defaults or, on resuming, the folder's.
         resume: go on with the run in the folder.
         overwrite: replace it.
@@ -161,7 +181,7 @@ class Request:
     """
 
     out: Path
-    series: Path | None
+    series: Path | TiltSeries | None
     settings: Mapping[str, Any]
     resume: bool = False
     overwrite: bool = False
@@ -212,7 +232,8 @@ def _lead(request: Request, screen: Observer) -> Reconstruction | None:
         if folder.finished:
             return None
         series_path, config = _settle(request, folder, screen)
-        series = load(series_path, **config.reading)
+        known = request.series
+        series = known if isinstance(known, TiltSeries) else load(series_path, **config.reading)
         digest = fingerprint(series, config)
         observer = RunObserver(folder, series_path, config, digest, screen)
         for line in series.summary():
@@ -254,7 +275,7 @@ def _undone_if_refused(folder: RunFolder) -> Iterator[None]:
 
 def _settle(request: Request, folder: RunFolder, screen: Observer) -> tuple[Path, ReconstructConfig]:
     """Return series and settings: those given, or on resuming the folder's where they agree."""
-    series = request.series
+    series = folder.keep(request.series) if isinstance(request.series, TiltSeries) else request.series
     if folder.resuming:
         recorded_series, recorded = folder.recorded()
         series = series or recorded_series

@@ -31,12 +31,13 @@ FILES = (
 )
 CHECKPOINT = 2  # what checkpoints hold; raised whenever those of before cannot be gone on from
 LOG = "tensorboard"
+SERIES = "series.npz"
 EVIDENCE = (
     *("evaluation.json", "fsc.png", "residuals.png"),
     *("uncertainty.mrc", "half-even.mrc", "half-odd.mrc"),
 )
 ASKED_FOR = (  # files and folders that a run may have besides
-    *("volume.rec", "volume.ome.zarr", "volume.tif", LOG),
+    *("volume.rec", "volume.ome.zarr", "volume.tif", LOG, SERIES),
     *EVIDENCE,
 )
 
@@ -97,6 +98,8 @@ class RunFolder:
         self.path = Path(path)
         self._was_there = self.path.exists()
         self._begun = False
+        self._series: TiltSeries | None = None
+        self._input: Path | None = None
         present = [name for name in FILES if (self.path / name).exists()]
         if resume and overwrite:
             raise InputError("--resume and --overwrite contradict each other: give one of them")
@@ -153,6 +156,15 @@ class RunFolder:
             )
         return saved
 
+    def keep(self, series: TiltSeries) -> Path:
+        """Return where a series will lie that has no file of its own: in the folder, once the run begins.
+
+        Args:
+            series: as it is reconstructed.
+        """
+        self._series = series
+        return self.path / SERIES
+
     def begin(self, series_path: Path, config: ReconstructConfig) -> None:
         """Make the folder, clear it of the run it replaces, and record the settings. Once per run.
 
@@ -163,9 +175,12 @@ class RunFolder:
         if self._begun:
             return
         self._begun = True
+        self._input = series_path.resolve()
         self.path.mkdir(parents=True, exist_ok=True)
         if not self.resuming:
             self._clear()
+        if self._series is not None:
+            self._series.save(self.path / SERIES)
         self.write_config(series_path, config)
 
     def discard(self) -> None:
@@ -241,7 +256,10 @@ class RunFolder:
         return path.read_bytes().count(b"\n") if path.exists() else 0
 
     def _clear(self) -> None:
+        kept = self._input if self._series is None else None  # the series of a run that is replaced may be the input
         for path in (self.path / name for name in (*FILES, *ASKED_FOR)):
+            if path.resolve() == kept:
+                continue
             if path.is_dir():
                 shutil.rmtree(path)
             else:

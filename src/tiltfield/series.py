@@ -1,15 +1,20 @@
-"""The two things that travel through tiltfield: a tilt series in, a volume out. Both are frozen and validated."""
+"""A tilt series: what goes into tiltfield. Frozen and validated, as the volume that comes out."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from tiltfield.errors import InputError
 from tiltfield.screening import constant_image, image_name, quantum_of, screen
+from tiltfield.volume import Volume, as_array, size_problem
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 __all__ = ["TiltSeries", "Volume", "quantum_of", "screen"]
 
@@ -46,14 +51,22 @@ class TiltSeries:
     numbers: np.ndarray | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "images", _as_array(self.images, np.float32, "images", self.name))
-        object.__setattr__(self, "angles_deg", _as_array(self.angles_deg, np.float64, "angles_deg", self.name))
+        object.__setattr__(self, "images", as_array(self.images, np.float32, "images", self.name))
+        object.__setattr__(self, "angles_deg", as_array(self.angles_deg, np.float64, "angles_deg", self.name))
         if self.valid is not None:
             object.__setattr__(self, "valid", np.asarray(self.valid, dtype=bool))
         problems = _shape_problems(self) + _angle_problems(self) + _number_problems(self)
         problems = problems or _image_problems(self)
         if problems:
             raise InputError("\n".join(f"{self.name}: {problem}" for problem in problems))
+
+    def __len__(self) -> int:
+        """Return the number of tilts."""
+        return len(self.images)
+
+    def __repr__(self) -> str:
+        """Return the summary."""
+        return "\n  ".join((f"TiltSeries {self.summary()[0]}", *self.summary()[1:]))
 
     @property
     def tilt_numbers(self) -> np.ndarray:
@@ -90,11 +103,36 @@ class TiltSeries:
         sources = {**self.sources, "bin": f"blocks of {n} x {n} pixels averaged"}
         return replace(self, images=images, valid=valid, quantum=None, pixel_size_nm=size, sources=sources)
 
-    def select(self, indices: Sequence[int] | np.ndarray) -> TiltSeries:
+    def cropped(self, rows: tuple[int, int] | None = None, columns: tuple[int, int] | None = None) -> TiltSeries:
+        """Return the series with images cut to some rows and columns; the tilt axis stays in the middle.
+
+        Args:
+            rows: the first, and the one after the last, from 0; None: all.
+            columns: likewise; as many are cut off on the left as on the right.
+
+        Returns:
+            the smaller series.
+
+        Raises:
+            InputError: if they are not such numbers, or the tilt axis would not be in the middle any more.
+        """
+        high, wide = self.images.shape[1:]
+        part = (slice(None), _cut(self.name, "rows", rows, high), _cut(self.name, "columns", columns, wide))
+        first, last = part[2].start, part[2].stop
+        if first != wide - last:
+            raise InputError(
+                f"{self.name}: cut off as many columns on the left as on the right, so that the tilt axis stays in the "
+                f"middle, got {first} and {wide - last}: take columns=({first}, {wide - first})"
+            )
+        valid = None if self.valid is None else self.valid[part]
+        cut = f"rows {part[1].start} to {part[1].stop - 1}, columns {first} to {last - 1} (from 0)"
+        return replace(self, images=self.images[part], valid=valid, sources={**self.sources, "cropped": cut})
+
+    def select(self, indices: slice | Sequence[int] | np.ndarray) -> TiltSeries:
         """Return the series with some of its tilts.
 
         Args:
-            indices: which, in the order wanted, from 0; or a bool for each tilt. At least three.
+            indices: which, in the order wanted, from 0; or a slice; or a bool for each tilt. At least three.
 
         Returns:
             a series of those tilts.
@@ -102,7 +140,7 @@ class TiltSeries:
         Raises:
             InputError: if an index does not exist, or too few tilts are left.
         """
-        which = np.asarray(indices)
+        which = np.arange(len(self))[indices] if isinstance(indices, slice) else np.asarray(indices)
         if which.dtype == bool and which.shape == self.angles_deg.shape:
             which = np.flatnonzero(which)
         n = len(self.angles_deg)
@@ -113,6 +151,41 @@ class TiltSeries:
         valid = None if self.valid is None else self.valid[which]
         numbers = self.tilt_numbers[which]
         return replace(self, images=self.images[which], angles_deg=self.angles_deg[which], valid=valid, numbers=numbers)
+
+    def save(self, path: str | Path) -> Path:
+        """Write images, angles, pixel size and valid pixels as NumPy's .npz, which `load` reads as they are.
+
+        Args:
+            path: file to write, ending in .npz.
+
+        Returns:
+            the path written.
+
+        Raises:
+            InputError: for another ending, or if the folder is not there or cannot be written to.
+        """
+        from tiltfield.io.npy import write_series
+
+        path = Path(path)
+        if path.suffix.lower() != ".npz":
+            raise InputError(f"{path}: a tilt series is written as NumPy's .npz: give a name that ends in .npz")
+        return write_series(self, path)
+
+    def show(self, tilt: int | Sequence[int] | None = None) -> Figure:
+        """Draw images side by side, in one grey scale.
+
+        Args:
+            tilt: which, from 0, one or several; None: the one nearest 0°.
+
+        Raises:
+            InputError: if there is no such tilt.
+        """
+        from tiltfield.report import draw_images
+
+        chosen = np.atleast_1d(np.argmin(np.abs(self.angles_deg)) if tilt is None else tilt)
+        if chosen.dtype.kind not in "iu" or np.any((chosen < -len(self)) | (chosen >= len(self))):
+            raise InputError(f"{self.name}: expected tilts from 0 to {len(self) - 1}, got {tilt!r}")
+        return draw_images(self, chosen % len(self))
 
     def summary(self) -> list[str]:
         """Return what the series is and where its facts came from, line by line."""
@@ -136,74 +209,11 @@ class TiltSeries:
         return f" (from {self.sources[key]})" if key in self.sources else ""
 
 
-@dataclass(frozen=True, eq=False)
-class Volume:
-    """A density volume.
-
-    Attributes:
-        data: float32, shape (z, y, x), finite.
-        voxel_size_nm: edge of a voxel, nm, or None if unknown.
-
-    Raises:
-        InputError: if the data are not three-dimensional and finite, or the voxel size is not positive.
-    """
-
-    data: np.ndarray
-    voxel_size_nm: float | None = None
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "data", _as_array(self.data, np.float32, "data", "volume"))
-        if self.data.ndim != 3 or self.data.size == 0:
-            raise InputError(f"volume: expected data of shape (z, y, x), got {self.data.shape}")
-        if not (np.isfinite(self.data.min()) and np.isfinite(self.data.max())):
-            count = int(np.count_nonzero(~np.isfinite(self.data)))
-            raise InputError(
-                f"volume: {count} of {self.data.size} voxels are NaN or infinite; expected numbers everywhere"
-            )
-        problem = _size_problem("voxel", self.voxel_size_nm)
-        if problem:
-            raise InputError(f"volume: {problem}")
-
-    @classmethod
-    def load(cls, path: str | Path) -> Volume:
-        """Read a volume from MRC.
-
-        Args:
-            path: the file.
-
-        Raises:
-            InputError: if it is not there, is not MRC, is cut short, or holds NaN.
-        """
-        from tiltfield.io import read_volume
-
-        return read_volume(path)
-
-    def save(self, path: str | Path) -> Path:
-        """Write the volume as MRC (under a temporary name, then renamed).
-
-        Args:
-            path: file to write.
-
-        Returns:
-            the path written.
-
-        Raises:
-            InputError: if the folder is not there or cannot be written to.
-        """
-        from tiltfield.io.mrc_sections import write_volume
-
-        return write_volume(self, Path(path))
-
-
-def _as_array(values: np.ndarray, dtype: type, what: str, name: str) -> np.ndarray:
-    try:
-        with np.errstate(over="ignore", invalid="ignore"):
-            array = np.asarray(values)
-            if array.dtype.kind not in "iufb":
-                raise TypeError(f"{array.dtype} values")
-            return array.astype(dtype, copy=False)
-    except (TypeError, ValueError) as error:
-        raise InputError(f"{name}: {what} must be an array of real numbers, got {error}") from None
+def _cut(name: str, what: str, ends: tuple[int, int] | None, n: int) -> slice:
+    first, last = (0, n) if ends is None else ends
+    if not 0 <= first < last <= n:
+        raise InputError(f"{name}: expected {what} (first, after the last) within 0 and {n}, got {ends!r}")
+    return slice(int(first), int(last))
 
 
 def _shape_problems(series: TiltSeries) -> list[str]:
@@ -240,16 +250,10 @@ def _angle_problems(series: TiltSeries) -> list[str]:
 
 
 def _number_problems(series: TiltSeries) -> list[str]:
-    problems = [_size_problem("pixel", series.pixel_size_nm)]
+    problems = [size_problem("pixel", series.pixel_size_nm)]
     if series.quantum is not None and not (np.isfinite(series.quantum) and series.quantum > 0):
         problems.append(f"the spacing of the grey values must be positive, got {series.quantum}")
     return [problem for problem in problems if problem]
-
-
-def _size_problem(what: str, size: float | None) -> str | None:
-    if size is None or (np.isfinite(size) and size > 0):
-        return None
-    return f"the {what} size must be a positive number of nm, got {size}; leave it out if it is unknown"
 
 
 def _image_problems(series: TiltSeries) -> list[str]:

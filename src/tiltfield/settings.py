@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from tiltfield.errors import InputError, nearest
 
+if TYPE_CHECKING:
+    from pydantic._internal._model_construction import ModelMetaclass as _InWords
+else:
 
-class Settings(BaseModel):
+    class _InWords(type(BaseModel)):
+        """Calling the class parses: what is refused is an `InputError`, not pydantic's own."""
+
+        def __call__(cls, /, **values: Any) -> Any:
+            return cls.parse(values, cls.__name__)
+
+
+class Settings(BaseModel, metaclass=_InWords):
     """Frozen settings that refuse unknown keys by naming the nearest valid one."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -34,14 +46,31 @@ class Settings(BaseModel):
             if key not in cls.model_fields:
                 raise InputError(f"{source}: unknown setting '{key}'{nearest(key, cls.model_fields)}")
         try:
-            return cls(**values)
+            made: Self = type.__call__(cls, **values)
+            return made
         except ValidationError as error:
             lines = [
-                f"{source}: {e['loc'][0]}: {e['msg']}, got {e['input']!r}" if e["loc"] else f"{source}: {e['msg']}"
+                f"{source}: {e['loc'][0]}: {e['msg']}, got {e['input']!r}{nearest_choice(e)}"
+                if e["loc"]
+                else f"{source}: {e['msg']}"
                 for e in error.errors()
             ]
             lines = [line.replace("Value error, ", "") for line in lines]
             raise InputError("\n".join(dict.fromkeys(lines))) from None
+
+    @classmethod
+    def settled(cls, config: Self | None, settings: Mapping[str, Any]) -> Self:
+        """Return settings with single ones by name over them.
+
+        Args:
+            config: the settings; None: the defaults.
+            settings: name to value.
+
+        Raises:
+            InputError: for an unknown name or a value of the wrong kind or range.
+        """
+        base = {} if config is None else config.model_dump(exclude_unset=True)
+        return cls.parse({**base, **settings}, "settings")
 
     @classmethod
     def from_yaml(cls, path: Path) -> Self:
@@ -70,6 +99,16 @@ class Settings(BaseModel):
             for one in value if isinstance(value, tuple) else (value,):
                 words += [flag, one.name if isinstance(one, Path) else str(one)]
         return words
+
+
+def nearest_choice(problem: Mapping[str, Any]) -> str:
+    """Return "; did you mean 'x'?" where one of some words was expected and the value is near to one, or nothing.
+
+    Args:
+        problem: one of the errors of a `ValidationError`.
+    """
+    expected = problem.get("ctx", {}).get("expected", "") if problem["type"] == "literal_error" else ""
+    return nearest(str(problem["input"]), re.findall("'([^']+)'", expected))
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

@@ -101,5 +101,5 @@ def test_a_comparison_ignores_scale_and_shift(tmp_path):
 def test_a_comparison_refuses_another_shape(tmp_path):
     truth = Volume(np.random.default_rng(0).random((6, 8, 10), np.float32))
     with pytest.raises(InputError, match="shape"):
-        compare_figure(truth, {"other": Volume(truth.data[:4])}, tmp_path / "c.png")
+        compare_figure(truth, {"other": Volume(truth.data[:, :4])}, tmp_path / "c.png")
     assert not (tmp_path / "c.png").exists()

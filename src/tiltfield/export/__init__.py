@@ -17,8 +17,9 @@ from tiltfield.export.imagej import write_tiff
 from tiltfield.export.mrc import write_mrc
 from tiltfield.export.ome_zarr import write_ome_zarr
 from tiltfield.observe import Observer
+from tiltfield.series import Volume
 
-__all__ = ["WRITERS", "Image", "Writer", "export", "make_image", "outputs"]
+__all__ = ["WRITERS", "Image", "Writer", "export", "make_image", "outputs", "save"]
 
 
 @dataclass(frozen=True)
@@ -81,3 +82,25 @@ def export(image: Image, files: Mapping[FormatName, Path], observer: Observer) -
         stage = f"writing {path.name}"
         watch = partial(observer.progress, stage, seconds_left=None, figures={})
         WRITERS[kind].write(replace(image, watch=watch), path)
+
+
+def save(volume: Volume, path: Path) -> Path:
+    """Write a volume as it is, in the format of the path's ending, replacing what is there.
+
+    Args:
+        volume: the densities.
+        path: file to write.
+
+    Returns:
+        the path.
+
+    Raises:
+        InputError: if no format has such an ending, or the file cannot be written.
+    """
+    config = ExportConfig()
+    files = outputs(path, config)
+    if not files:
+        endings = ", ".join(ending for writer in WRITERS.values() for ending in writer.endings)
+        raise InputError(f"{path}: the ending says how a volume is written: expected one of {endings}")
+    export(make_image(volume, config), files, Observer())
+    return path

@@ -5,7 +5,7 @@ A format is one file with `matches` and `read`, and one line in `FORMATS`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -102,7 +102,7 @@ def load(
     turn, said = facts.choose_axis(path, raw, tilt_axis, moved)
     size, more = facts.choose_size(raw, pixel_size_nm)
     notes = said | more | notes_beside(path, aligner)
-    quantum = quantum_of(in_slabs(raw.images, 1))
+    quantum = quantum_of(_measured(raw))
     raw, numbers = _without(path, raw, exclude)
     raw, valid = _screened(path, raw, numbers)  # from here on the file's own values are let go
     if moved is not None:
@@ -218,11 +218,22 @@ def _without(path: Path, raw: RawStack, exclude: Sequence[int]) -> tuple[RawStac
         return raw, numbers
     listed = ", ".join(str(n) for n in sorted(set(exclude)))
     sources = {**raw.sources, "excluded": f"tilt{'s' if ',' in listed else ''} {listed} (counted from 1), as asked for"}
+    valid = None if raw.valid is None else raw.valid[numbers - 1]
     left = {"images": raw.images[numbers - 1], "angles_deg": raw.angles_deg[numbers - 1], "sources": sources}
-    return replace(raw, **left), numbers
+    return replace(raw, **left, valid=valid), numbers
+
+
+def _measured(raw: RawStack) -> Iterable[np.ndarray]:
+    """Return the images one by one, NaN where the file says that a pixel is not valid."""
+    if raw.valid is None:
+        return in_slabs(raw.images, 1)
+    return (np.where(valid, image, np.nan) for image, valid in zip(raw.images, raw.valid, strict=True))
 
 
 def _screened(path: Path, raw: RawStack, numbers: np.ndarray) -> tuple[RawStack, np.ndarray | None]:
+    if raw.valid is not None:
+        images = in_memory(raw.images, np.dtype(np.float32))
+        return replace(raw, images=images), None if raw.valid.all() else raw.valid
     with reading(path):
         images, valid, report = screen(in_memory(raw.images, np.dtype(np.float32)), raw.angles_deg, numbers)
     sources = {**raw.sources, "bad pixels": "; ".join(report)} if report else raw.sources

@@ -1,4 +1,7 @@
-"""NumPy files: .npy holds the images alone; .npz holds images, and may hold angles and the pixel size, by name."""
+"""NumPy files: .npy holds the images alone; .npz holds images, and may hold angles and the pixel size, by name.
+
+An .npz of a `TiltSeries` also says which pixels are valid.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +11,13 @@ from pathlib import Path
 import numpy as np
 
 from tiltfield.errors import InputError
+from tiltfield.io.mrc import replacing
 from tiltfield.io.raw import RawStack, guard_stored, plausible_pixel, usable_angles
+from tiltfield.series import TiltSeries
 
 _ANGLES = ("angles_deg", "angles", "tilt_angles", "tilts")
 _SIZE = "pixel_size_nm"
+_VALID = "valid"
 _HEADER = 16384  # more than NumPy's own limit
 _SIGNATURE = b"\x93NUMPY"
 
@@ -83,7 +89,25 @@ def _read_archive(path: Path, archive: zipfile.ZipFile) -> RawStack:
         size = value if plausible_pixel(value) else None
     if size is not None:
         sources["pixel_size"] = f"{_SIZE} in {path.name}"
-    return RawStack(images, angles, size, sources)
+    masked = heads.get(_VALID) == (images.shape, np.dtype(bool))
+    return RawStack(images, angles, size, sources, valid=_array(archive, sizes[_VALID]) if masked else None)
+
+
+def write_series(series: TiltSeries, path: Path) -> Path:
+    """Write a series as .npz, to be read as it is.
+
+    Args:
+        series: images, angles, pixel size and valid pixels are kept.
+        path: file to write; written under a temporary name in the same folder, then renamed.
+
+    Raises:
+        InputError: if the folder is not there or cannot be written to.
+    """
+    valid = np.ones(series.images.shape, bool) if series.valid is None else series.valid
+    size = np.nan if series.pixel_size_nm is None else series.pixel_size_nm  # what is implausible is not read
+    with replacing(path) as part, part.open("wb") as file:
+        np.savez(file, images=series.images, angles_deg=series.angles_deg, pixel_size_nm=size, valid=valid)
+    return path
 
 
 def _head(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> tuple[tuple[int, ...], np.dtype]:

@@ -31,6 +31,7 @@ class RawStack:
         pixel_size_nm: edge of a pixel, nm, or None if the file does not say.
         sources: where each fact came from, in words; keys that begin with "warning" hold doubts.
         tilt_axis_deg: tilt axis by the file, degrees as `load` counts them, or None if it does not say.
+        valid: bool, shape of the images, if the file says which pixels are; then they are not screened again.
     """
 
     images: np.ndarray
@@ -38,6 +39,7 @@ class RawStack:
     pixel_size_nm: float | None = None
     sources: Mapping[str, str] = field(default_factory=dict)
     tilt_axis_deg: float | None = None
+    valid: np.ndarray | None = None
 
 
 def nm_per(unit: str) -> float | None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,6 @@ from matplotlib.image import AxesImage
 from mpl_toolkits.axes_grid1.anchored_artists import AnchoredSizeBar  # type: ignore[import-untyped]
 
 from tiltfield.config import DENOISED
-from tiltfield.metrics import affine_fit
 from tiltfield.series import TiltSeries, Volume
 
 if TYPE_CHECKING:
@@ -41,7 +41,8 @@ def preview(series: TiltSeries, result: Reconstruction) -> Figure:
     figure = _figure(12.0, 4.0 * sum(heights) + 0.8)
     panels = figure.subplots(2, 3, height_ratios=heights)
     _draw_images(figure, panels[0], series, result.rendered)
-    _draw_sections(panels[1], result.volume)
+    z, y, x = (n // 2 for n in result.volume.data.shape)
+    _draw_sections(panels[1], result.volume, (z, y, x))
     figure.suptitle(_headline(series, result), fontsize=11)
     return figure
 
@@ -61,35 +62,91 @@ def save_preview(path: str | Path, series: TiltSeries, result: Reconstruction) -
     return Path(path)
 
 
-def compare_figure(truth: Volume, volumes: Mapping[str, Volume], path: str | Path) -> Path:
-    """Write the central xy and xz sections of a truth and of several volumes, in one grey scale.
+def draw_sections(volume: Volume, at: tuple[int, int, int], low: float | None, high: float | None) -> Figure:
+    """Draw three sections through one voxel, with a grey bar.
 
-    Each volume is brought to the truth's scale by the best affine fit, for a density is known up to one.
+    Args:
+        volume: the density.
+        at: the voxel (z, y, x).
+        low: density that is black; None: by the percentiles.
+        high: density that is white; likewise.
+    """
+    height = _row_heights((1, 1), volume.data.shape)[1]
+    figure = _figure(11.0, 3.3 * height + 0.5)
+    panels = figure.subplots(1, 3)
+    picture = _draw_sections(panels, volume, at, low, high)
+    figure.colorbar(picture, ax=panels, label="density (1/pixel)", shrink=0.8)
+    return figure
+
+
+def draw_images(series: TiltSeries, tilts: Sequence[int] | np.ndarray) -> Figure:
+    """Draw images side by side in one grey scale, with a grey bar.
+
+    Args:
+        series: the data.
+        tilts: which, from 0.
+    """
+    rows, columns = series.images.shape[1:]
+    figure = _figure(3.5 * len(tilts) + 0.8, 3.3 * min(max(rows / columns, 0.3), 1.5) + 0.5)
+    panels = figure.subplots(1, len(tilts), squeeze=False)[0]
+    low, high = _grey_range(series.images[tilts])
+    for axes, tilt in zip(panels, tilts, strict=True):
+        title = f"tilt {series.tilt_numbers[tilt]}, {series.angles_deg[tilt]:.4g}°"
+        picture = _grey(axes, series.images[tilt], low, high, title)
+        _scale_bar(axes, columns, series.pixel_size_nm)
+    figure.colorbar(picture, ax=panels, label="intensity", shrink=0.8)
+    return figure
+
+
+def compare_figure(truth: Volume, volumes: Mapping[str, Volume], path: str | Path) -> Path:
+    """Write `draw_comparison` through the middle as a picture.
 
     Args:
         truth: the density to compare with.
-        volumes: title to volume, each of the truth's shape.
+        volumes: title to volume.
         path: file to write; its suffix tells the format.
 
     Returns:
         the path written.
 
     Raises:
-        InputError: if a volume has another shape.
+        InputError: if a volume does not fit into the truth's box.
     """
-    columns = {"truth": truth.data} | {name: _fitted(v.data, truth.data) for name, v in volumes.items()}
-    low, high = _grey_range(truth.data)
+    n_z, n_y, n_x = truth.data.shape
+    draw_comparison({"truth": truth, **volumes}, (n_z // 2, n_y // 2, n_x // 2)).savefig(path)
+    return Path(path)
+
+
+def draw_comparison(
+    volumes: Mapping[str, Volume], at: tuple[int, int, int], low: float | None = None, high: float | None = None
+) -> Figure:
+    """Draw the xy and xz sections of a truth and of several volumes, in one grey scale.
+
+    Each volume is brought to the truth's scale by the best affine fit, for a density is known up to one.
+
+    Args:
+        volumes: title to volume; the first is the truth.
+        at: the voxel (z, y, x) that the sections go through.
+        low: density that is black; None: by the percentiles of the truth.
+        high: density that is white; likewise.
+
+    Raises:
+        InputError: if a volume does not fit into the truth's box.
+    """
+    first, *others = volumes
+    truth = volumes[first]
+    columns = {first: truth.data} | {name: volumes[name].fitted_to(truth).data for name in others}
+    low, high = _grey_ends(truth.data, low, high)
     n_z, n_y, n_x = truth.data.shape
     figure = _figure(2.6 * len(columns), 2.6 * (n_y + n_z) / n_x + 0.5)
     panels = figure.subplots(2, len(columns), squeeze=False, height_ratios=(n_y, n_z))
     for (top, bottom), (name, data) in zip(panels.T, columns.items(), strict=True):
-        _grey(top, data[n_z // 2], low, high, name)
-        _grey(bottom, data[:, n_y // 2], low, high, "")
+        _grey(top, data[at[0]], low, high, name)
+        _grey(bottom, data[:, at[1]], low, high, "")
     _label_row(panels[0, 0], "xy")
     _label_row(panels[1, 0], "xz")
     _scale_bar(panels[0, 0], n_x, truth.voxel_size_nm)
-    figure.savefig(path)
-    return Path(path)
+    return figure
 
 
 def round_length(limit: float) -> float:
@@ -103,9 +160,18 @@ def round_length(limit: float) -> float:
 
 
 def _figure(width: float, height: float) -> Figure:
-    figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
+    figure = _Drawing(figsize=(width, height), dpi=DPI, layout="constrained")
     FigureCanvasAgg(figure)
     return figure
+
+
+class _Drawing(Figure):
+    """A figure that a notebook shows though pyplot is not in use."""
+
+    def _repr_png_(self) -> bytes:
+        picture = io.BytesIO()
+        self.savefig(picture, format="png")
+        return picture.getvalue()
 
 
 def _row_heights(image: tuple[int, ...], volume: tuple[int, ...]) -> tuple[float, float]:
@@ -145,15 +211,27 @@ def _residual(data: np.ndarray, twin: np.ndarray, valid: np.ndarray | None) -> t
     return difference / (spread or 1.0), spread
 
 
-def _draw_sections(row: np.ndarray, volume: Volume) -> None:
-    data = volume.data
-    z, y, x = (n // 2 for n in data.shape)
-    low, high = _grey_range(data)
-    _grey(row[0], data[z], low, high, f"xy section, z = {z}")
+def _draw_sections(
+    row: np.ndarray,
+    volume: Volume,
+    at: tuple[int, int, int],
+    low: float | None = None,
+    high: float | None = None,
+) -> AxesImage:
+    data, (z, y, x) = volume.data, at
+    low, high = _grey_ends(data, low, high)
+    picture = _grey(row[0], data[z], low, high, f"xy section, z = {z}")
     _grey(row[1], data[:, y], low, high, f"xz section, y = {y} (z is down)")
     _grey(row[2], data[:, :, x], low, high, f"yz section, x = {x} (z is down)")
     for axes, width in zip(row, (data.shape[2], data.shape[2], data.shape[1]), strict=True):
         _scale_bar(axes, width, volume.voxel_size_nm)
+    return picture
+
+
+def _grey_ends(values: np.ndarray, low: float | None, high: float | None) -> tuple[float, float]:
+    """Return what was given, else the ends of the robust range."""
+    usual = _grey_range(values)
+    return usual[0] if low is None else low, usual[1] if high is None else high
 
 
 def _grey_range(values: np.ndarray) -> tuple[float, float]:
@@ -189,8 +267,3 @@ def _scale_bar(axes: Axes, width: int, pixel_size_nm: float | None) -> None:
     )
     bar.patch.set(facecolor="black", alpha=0.55, linewidth=0)
     axes.add_artist(bar)
-
-
-def _fitted(data: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    scale, shift = affine_fit(data, truth)
-    return scale * data + shift

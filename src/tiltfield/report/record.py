@@ -50,6 +50,20 @@ class Record:
     finished: datetime
     lost: str = ""
 
+    def __repr__(self) -> str:
+        """Return where the run lies, its sizes, and the names of the figures."""
+        series = self.lost if self.series is None else repr(self.series).replace("\n", "\n  ")
+        return "\n  ".join(
+            (
+                f"Record of {self.folder}: {self.config.method}, finished {self.finished:%Y-%m-%d %H:%M}",
+                f"source: {self.source}",
+                f"volume: {self.volume!r}",
+                f"series: {series}",
+                f"metrics: {', '.join(self.metrics)}",
+                f"evaluation: {', '.join(self.evaluation) or 'none'}",
+            )
+        )
+
     @property
     def angles_deg(self) -> list[float]:
         """Return the tilts, degrees, in the order of the file; none if they are not known."""

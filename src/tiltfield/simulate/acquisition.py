@@ -6,6 +6,7 @@ import contextlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -31,7 +32,12 @@ from tiltfield.simulate.specimen import Specimen, described_file, make_specimen
 __all__ = ["FILES", "simulate"]
 
 
-def simulate(config: SimulateConfig, progress: Progress | None = None, scratch: Path | None = None) -> Simulation:
+def simulate(
+    config: SimulateConfig | None = None,
+    progress: Progress | None = None,
+    scratch: Path | None = None,
+    **settings: Any,
+) -> Simulation:
     """Make a synthetic cell and its tilt series.
 
     The cell is painted and projected at twice the sampling, I = exp(-τ) (bf) or τ (haadf) with the optical depth
@@ -39,9 +45,10 @@ def simulate(config: SimulateConfig, progress: Progress | None = None, scratch: 
     noise file, defocused, and noise is added; last come clipping and grey levels.
 
     Args:
-        config: the settings.
+        config: the settings; by default those of `SimulateConfig`.
         progress: called as ``progress(stage, fraction)`` with the fraction done, 0 to 1.
         scratch: folder for volumes of more than 256 MiB while they are in use, the system's temporary one if None.
+        **settings: single settings by name, over `config`.
 
     Returns:
         truth, clean and noisy images; the same settings give the same bytes.
@@ -51,6 +58,7 @@ def simulate(config: SimulateConfig, progress: Progress | None = None, scratch: 
 
     Kniesel et al., CVPR 2022, supplement (synthetic data).
     """
+    config = SimulateConfig.settled(config, settings)
     report = progress or (lambda stage, fraction: None)
     noise = load_noise(config.noise_file) if config.noise_file else None
     specimen = make_specimen(config)

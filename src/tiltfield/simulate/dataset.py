@@ -35,7 +35,8 @@ class Simulation:
         gain: clean = offset + gain · exp(-∫ρ dl) (bf) or offset + gain · ∫ρ dl (haadf), where the box spans [-1, 1] and
             density counts 7-fold.
         offset: see `gain`.
-        noise_law: variance of the noise, before any clipping and rounding; None if a noise file says it.
+        noise_law: variance of the noise before any clipping and rounding, `slope` · (clean - `dark`) + `floor`; None if
+            a noise file says it.
         levels: grey levels over the units that the images had before, or None.
         facts: files, laws and versions that made it; JSON-ready.
     """
@@ -51,6 +52,20 @@ class Simulation:
     noise_law: NoiseLaw | None
     levels: GreyLevels | None = None
     facts: Mapping[str, object] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        """Return sizes, tilts and the settings that are not the default."""
+        n, rows, columns = self.noisy.shape
+        size = " x ".join(str(edge) for edge in self.truth.shape)
+        tilts = f"{self.angles_deg.min():.4g}° to {self.angles_deg.max():.4g}°"
+        settings = ", ".join(f"{k}={v!r}" for k, v in self.config.model_dump(exclude_defaults=True).items())
+        return "\n  ".join(
+            (
+                f"Simulation({settings})",
+                f"truth, inside: {size} (z, y, x), voxel size {self.config.pixel_size_nm:.4g} nm",
+                f"clean, noisy: {n} images of {rows} x {columns} pixels, tilts {tilts}",
+            )
+        )
 
     def series(self) -> TiltSeries:
         """Return the noisy images as a tilt series."""
