@@ -69,6 +69,8 @@ class Settings(BaseModel, metaclass=_InWords):
         Raises:
             InputError: for an unknown name or a value of the wrong kind or range.
         """
+        if config is not None and not settings:
+            return config
         base = {} if config is None else config.model_dump(exclude_unset=True)
         return cls.parse({**base, **settings}, "settings")
 
