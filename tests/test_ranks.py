@@ -161,6 +161,7 @@ def test_torchrun_gives_one_run_as_good_as_that_of_one_process(series, tmp_path)
     assert psnr(tmp_path / "two", made.truth) == pytest.approx(psnr(tmp_path / "one", made.truth), abs=0.05)
 
 
+@pytest.mark.slow
 def test_ctrl_c_stops_all_with_a_result_and_the_run_goes_on(series, tmp_path):
     words = command("reconstruct", *series[1], "--out", tmp_path, "--preset", "fine", "--tv-weight", "0.5")
     with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ONE_THREAD) as process:
