@@ -173,11 +173,11 @@ def test_ctrl_c_stops_all_with_a_result_and_the_run_goes_on(series, tmp_path):
     assert json.loads((tmp_path / "metrics.json").read_text())["interrupted"]
     assert (tmp_path / "volume.mrc").exists()
     steps = json.loads((tmp_path / "metrics.json").read_text())["steps"]
-    again = command("reconstruct", "--out", tmp_path, "--resume", "--max-time", "1")  # which is over
+    again = command("reconstruct", "--out", tmp_path, "--resume")
     subprocess.run(again, check=True, capture_output=True, env=ONE_THREAD)
     metrics = json.loads((tmp_path / "metrics.json").read_text())
     assert not metrics["interrupted"]
-    assert metrics["steps"] >= steps
+    assert metrics["steps"] > steps
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from tiltfield.schedule import Schedule
 from tiltfield.series import TiltSeries
 
 COARSE_COLUMNS = 32  # the coarse fit bins images to about this many columns
+COARSE_SHARE = 0.3  # of a limited run's time, that the coarse fit takes at most
 COARSE_STRENGTH = 0.036  # weight of the total variation in the coarse fit, times the noise deviation
 GENTLE = 60.0  # degrees: the box is made wide enough for rays of tilts up to this
 EDGE = 0.15  # density of the coarse fit where the specimen ends along z, from the emptiest layer (0) to the densest (1)
@@ -36,7 +37,7 @@ def coarse_fit(series: TiltSeries, plan: Plan, config: ReconstructConfig, device
     Args:
         series: the tilt series.
         plan: what the images alone told.
-        config: thickness, if the user gave it.
+        config: thickness, if the user gave it, and limit on time.
         device: where to compute.
     """
     n_full = series.images.shape[2]
@@ -64,6 +65,7 @@ def coarse_fit(series: TiltSeries, plan: Plan, config: ReconstructConfig, device
         tv_weight=COARSE_STRENGTH / small.deviation,
         learning_rate=0.3,
         contrast_rate=1e-3,
+        seconds=None if config.max_time is None else COARSE_SHARE * config.max_time,
     )
     state = new_state(problem, small, schedule, Kind("voxels", "gaussian"), config.seed, device)
     fit_through(problem, state, schedule)
