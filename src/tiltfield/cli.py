@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from tiltfield.reconstruct import Reconstruction
 
 EXIT_BUG, EXIT_INPUT, EXIT_STOPPED = 1, 2, 130
+PATIENCE = 30.0  # seconds that other processes give the first to say what is wrong
 
 _WORK, _RESULT, _NOISE, _TRIAL, _TOOL = (
     Group.create_ordered(name)
@@ -225,8 +227,9 @@ def _errors_in_words() -> Iterator[None]:
 
 
 def _fail(message: str, code: int) -> None:
-    if ranks.index() == 0:
-        Console(stderr=True).print(Text(f"tiltfield: {message}", style="red"), soft_wrap=True)
+    if ranks.index() > 0:  # the first speaks for all: torchrun ends the others then. Who is still here failed alone.
+        time.sleep(PATIENCE)
+    Console(stderr=True).print(Text(f"tiltfield: {message}", style="red"), soft_wrap=True)
     sys.exit(code)
 
 

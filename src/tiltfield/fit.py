@@ -25,7 +25,7 @@ from tiltfield.errors import InputError
 from tiltfield.fields.base import Box, Field
 from tiltfield.fitstate import FitState
 from tiltfield.geometry import centred
-from tiltfield.kernels.window import WindowAdam
+from tiltfield.kernels.window import Adam, WindowAdam
 from tiltfield.noise.base import NoiseModel
 from tiltfield.problem import Problem
 from tiltfield.regularise import margin_density, total_variation
@@ -70,7 +70,7 @@ def start(
     ]
     windowed = [group for group in groups if group.pop("windowed", False)]
     others = [group for group in groups if group not in windowed]
-    optimisers: list[torch.optim.Optimizer] = [torch.optim.Adam(others, betas=(0.9, 0.99), eps=1e-15)]
+    optimisers: list[torch.optim.Optimizer] = [Adam(others, lr=schedule.learning_rate)]
     if windowed:
         optimisers.append(WindowAdam(windowed, lr=schedule.learning_rate))
     return FitState(density, noise, contrast, optimisers, generator)
@@ -151,7 +151,7 @@ def _prior(problem: Problem, density: Tensor, rows: slice, block: slice) -> tupl
     last = block.stop == problem.box.n_y  # the last slice of all is its own neighbour; others meet theirs another time
     pairs = min(rows.stop, block.stop - (not last)) - rows.start
     ends = rows.stop == block.stop and last
-    variation = total_variation(torch.cat([density, density[-1:]]) if ends else density, problem.scale)
+    variation = total_variation(density, problem.scale, closed=ends)
     variation = variation * (pairs / max(1, block.stop - block.start - (not last)))
     share = (rows.stop - rows.start) / (block.stop - block.start)
     margin = margin_density(density[: rows.stop - rows.start], problem.scale, problem.margin)

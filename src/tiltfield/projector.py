@@ -19,12 +19,13 @@ from torch import Tensor
 
 from tiltfield import kernels
 from tiltfield.geometry import SliceGeometry, centred, detector_coordinate
+from tiltfield.kernels import cpu_projector
 
 if TYPE_CHECKING:  # Triton, which it imports, is not everywhere
-    from tiltfield.kernels.gpu_projector import Strips
+    from tiltfield.kernels import gpu_projector
 
 STORED_LIMIT = 256 * 256
-"""Slices up to this many samples keep A in memory; larger ones recompute its entries tilt by tilt."""
+"""Without kernels, slices up to this many samples keep A in memory; larger ones recompute its entries tilt by tilt."""
 
 _TAPS = 3  # a unit square turned by any angle is at most sqrt(2) wide and so touches at most three unit columns
 _THINNEST = 1e-6  # below this sine (or cosine) the footprint is a box to float32 precision
@@ -84,12 +85,12 @@ class SliceProjector(torch.nn.Module):
             dtype: type of slices and sinograms.
             device: where they live.
             stored: keep the sparse matrix in memory; by default if a slice has at most `STORED_LIMIT` samples, unless
-                kernels for the GPU do without.
+                kernels do without.
         """
         super().__init__()
         self.geometry = geometry
         self.dtype, self.device = dtype, torch.device(device)
-        self._strips = _strips(geometry, self.device) if stored is None and kernels.usable(self.device, dtype) else None
+        self._strips = _strips(geometry, self.device, dtype) if stored is None else None
         if stored is None:
             stored = self._strips is None and geometry.n_z * geometry.n_x <= STORED_LIMIT
         self._matrices = _sparse_pair(self) if stored else None
@@ -186,10 +187,15 @@ class _BackProject(torch.autograd.Function):
         return _Project.apply(gradient, ctx.projector), None
 
 
-def _strips(geometry: SliceGeometry, device: torch.device) -> Strips:
-    from tiltfield.kernels.gpu_projector import Strips
+def _strips(
+    geometry: SliceGeometry, device: torch.device, dtype: torch.dtype
+) -> gpu_projector.Strips | cpu_projector.Strips | None:
+    """Return the kernels' projector, if there are any to be used."""
+    if kernels.usable(device, dtype):
+        from tiltfield.kernels import gpu_projector
 
-    return Strips(geometry, device)
+        return gpu_projector.Strips(geometry, device)
+    return cpu_projector.Strips(geometry) if cpu_projector.usable(device, dtype) else None
 
 
 def _sparse_pair(projector: SliceProjector) -> tuple[Tensor, Tensor]:

@@ -5,15 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 
-import torch
 from torch import Tensor
+
+from tiltfield.kernels.variation import Law, variation
 
 SHARPNESS = 0.005  # Charbonnier's ε, in units of the typical density: small, so that edges stay sharp
 EDGE = 0.3  # gradients well above this count by their logarithm, so that strong edges are not flattened
 DENSE, TOP = 3.0, 1.2  # what is denser than this, in units of the typical density, has a plain variation besides
 
 
-def total_variation(slices: Tensor, scale: float, *, sharpness: float = SHARPNESS, edge: float = EDGE) -> Tensor:
+def total_variation(
+    slices: Tensor, scale: float, *, sharpness: float = SHARPNESS, edge: float = EDGE, closed: bool = False
+) -> Tensor:
     """Return the mean concave 3D total variation κ·log(1 + g/κ) + ψ·h, g = sqrt(|∇ρ/s|² + ε²) - ε.
 
     For g ≪ κ this is the total variation of Rudin et al. (1992) in Charbonnier's form; large gradients cost only
@@ -27,25 +30,12 @@ def total_variation(slices: Tensor, scale: float, *, sharpness: float = SHARPNES
         scale: s, typical density, > 0.
         sharpness: ε, > 0.
         edge: κ, > 0; infinity gives the plain total variation, g.
+        closed: whether the last slice counts as its own neighbour, as it does at the end of the box.
 
     Returns:
         scalar ≥ 0, mean over the voxels that have a neighbour along y, and the vacuum below.
     """
-    slices = slices.expand(max(2, len(slices)), -1, -1)
-    r = torch.nn.functional.pad(slices / scale, (0, 0, 1, 1))
-    r = torch.cat([r, r[..., -1:]], dim=-1)  # or the last column would have no variation within it
-    gradient = _gradient(r, sharpness)
-    if math.isinf(edge):
-        return gradient.mean()
-    top = _gradient((r - DENSE).clamp_min(0), sharpness)
-    return (edge * torch.log1p(gradient / edge) + TOP * top).mean()
-
-
-def _gradient(r: Tensor, sharpness: float) -> Tensor:
-    inner = r[:-1, :-1, :-1]
-    square = (r[1:, :-1, :-1] - inner).square()
-    square = square + (r[:-1, 1:, :-1] - inner).square() + (r[:-1, :-1, 1:] - inner).square()
-    return torch.sqrt(square + sharpness**2) - sharpness
+    return variation(slices, scale, Law(sharpness, edge, DENSE, TOP), closed)
 
 
 def margin_density(slices: Tensor, scale: float, margin: int) -> Tensor:
@@ -62,6 +52,8 @@ def margin_density(slices: Tensor, scale: float, margin: int) -> Tensor:
     Returns:
         scalar ≥ 0, mean over all voxels N.
     """
+    if margin == 0:
+        return slices.new_zeros(())
     layers = slices.shape[1]
     ends = slices[:, :margin].sum() + slices[:, layers - margin :].sum()
     return ends / (scale * slices.numel())

@@ -1,9 +1,11 @@
-"""Triton's kernels are compiled where there is a GPU, and interpreted on the CPU where there is none."""
+"""What tests of kernels share. Triton's are compiled where there is a GPU, and interpreted where there is none."""
 
 import os
 
 import pytest
 import torch
+
+from tiltfield.kernels import native
 
 if torch.cuda.is_available():
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # torch asks for it where results must repeat
@@ -36,3 +38,18 @@ def error():
         return float((found - right).norm() / right.norm())
 
     return relative
+
+
+@pytest.fixture
+def compiler():
+    """Skip where the kernels in C cannot be made."""
+    if native.obstacle():
+        pytest.skip(f"no kernels in C: {native.obstacle()}")
+
+
+@pytest.fixture(params=[1, 2], ids=["one thread", "two threads"])
+def threads(request):
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)

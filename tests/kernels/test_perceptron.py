@@ -45,3 +45,22 @@ def test_a_network_by_hand():
     torch.testing.assert_close(
         perceptron(torch.tensor([[0.0, 2.0, -1.0]]), weights, biases), torch.tensor([[3.5, 4.5, 6.5]])
     )
+
+
+@pytest.mark.usefixtures("compiler")
+@pytest.mark.parametrize("sizes", [(5, 7, 1), (1, 1, 1), (24, 64, 1), (48, 70, 1)], ids=str)
+@pytest.mark.parametrize(("batch", "n"), [((), 1), ((3,), 31), ((), 128), ((2,), 1003)], ids=str)
+def test_the_kernel_in_c_is_the_plain_network_in_double_precision(sizes, batch, n, threads):
+    generator = torch.Generator().manual_seed(2)
+    weights, biases = network(sizes)
+    x = torch.randn(*batch, sizes[0], n, generator=generator, dtype=F64)
+    given = torch.randn(*batch, 1, n, generator=generator, dtype=F64)
+
+    def values_and_gradients(function, dtype):
+        inputs = [tensor.detach().to(dtype).requires_grad_() for tensor in (x, *weights, *biases)]
+        out = function(inputs[0], inputs[1:3], inputs[3:])
+        return [out.detach(), *torch.autograd.grad((out * given.to(dtype)).sum(), inputs)]
+
+    exact = values_and_gradients(perceptron_plainly, F64)
+    for fast, right in zip(values_and_gradients(perceptron, torch.float32), exact, strict=True):
+        torch.testing.assert_close(fast.double(), right, rtol=0, atol=2e-6 * max(1.0, right.abs().max().item()))

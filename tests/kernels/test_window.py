@@ -1,11 +1,13 @@
 """Gradients of windows: as plain slicing without the optimiser; with it, Adam on what was touched."""
 
 import copy
+import subprocess
+import sys
 
 import pytest
 import torch
 
-from tiltfield.kernels.window import WindowAdam, window
+from tiltfield.kernels.window import Adam, WindowAdam, descend, descend_plainly, window
 
 BETAS = (0.9, 0.99)
 
@@ -110,3 +112,81 @@ def test_goes_on_from_its_state(steps):
         loss_of(parameter, 1, 4).backward()
         optimiser.step()
     assert torch.equal(first, second)
+
+
+def moments_of(shape, dtype):
+    return [torch.zeros(shape, dtype=dtype), torch.zeros(shape, dtype=dtype), torch.zeros(shape[0], dtype=dtype)]
+
+
+@pytest.mark.usefixtures("compiler", "threads")
+@pytest.mark.parametrize("shape", [(9, 4, 1300), (7, 3, 5), (6, 1), (5, 17)], ids=str)
+def test_in_one_pass_it_is_the_same(shape):
+    """Windows move along the table, gradients differ by orders of magnitude, and some are nothing."""
+    generator = torch.Generator().manual_seed(0)
+    group = {"lr": 0.02, "betas": BETAS, "eps": 1e-15}
+    right = torch.randn(shape, generator=generator, dtype=torch.float64)
+    found = right.float()
+    states = {function: moments_of(shape, t.dtype) for function, t in ((descend, found), (descend_plainly, right))}
+    for k in range(40):
+        planes = slice(k % 4, k % 4 + 1 + k % 3)
+        gradient = torch.randn(right[planes].shape, generator=generator) * 10.0 ** -(k % 7)
+        gradient[0] *= k % 5 > 0
+        for function, values in ((descend, found), (descend_plainly, right)):
+            moments = (moment[planes] for moment in states[function])
+            function(values[planes], gradient.to(values.dtype), *moments, group)
+    for a, b in zip([found, *states[descend]], [right, *states[descend_plainly]], strict=True):
+        assert (a - b).abs().max() <= 1e-5 * b.abs().max()
+
+
+def test_a_window_of_no_planes_moves_nothing():
+    parameter = table()
+    before = parameter.detach().clone()
+    optimiser = WindowAdam([parameter], lr=0.1)
+    optimiser.widen([(len(parameter), 0)])
+    optimiser.step()
+    assert torch.equal(parameter, before)
+
+
+def test_called_directly_adam_is_torchs():
+    ours, theirs = ([torch.nn.Parameter(torch.ones(shape)) for shape in ((6, 2, 3), (5,), ())] for _ in "ab")
+    a, b = Adam(ours, lr=0.05, betas=BETAS), torch.optim.Adam(theirs, lr=0.05, betas=BETAS, eps=1e-15)
+    for step in range(20):
+        for parameters, optimiser in ((ours, a), (theirs, b)):
+            optimiser.zero_grad()
+            sum((p * 3 - 1 - step % 3).square().sum() for p in parameters[: 1 + step % 3]).backward()
+            optimiser.step()
+        if step == 10:
+            a.load_state_dict(copy.deepcopy(a.state_dict()))
+    torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("kind", [Adam, WindowAdam])
+def test_what_has_moved_says_so(kind):
+    """Whoever keeps what follows from a parameter looks at its version."""
+    parameters = [table(), table()]
+    optimiser = kind(parameters, lr=0.1)
+    versions = [p._version for p in parameters]
+    loss_of(parameters[0]).backward()
+    optimiser.step()
+    assert parameters[0]._version > versions[0]
+    assert parameters[1]._version == versions[1]
+
+
+WITHOUT_COMPILER = """
+import sys, torch
+from tiltfield.kernels.window import Adam, WindowAdam
+for kind in (Adam, WindowAdam):
+    parameter = torch.nn.Parameter(torch.ones(2, 3))
+    optimiser = kind([parameter], lr=0.1)
+    optimiser.zero_grad()
+    parameter.square().sum().backward()
+    optimiser.step()
+    optimiser.load_state_dict(optimiser.state_dict())
+    assert (parameter < 1).all()
+sys.exit("torch._dynamo" in sys.modules)
+"""
+
+
+def test_torchs_compiler_stays_away():
+    """It takes longer to import than a small fit."""
+    subprocess.run([sys.executable, "-c", WITHOUT_COMPILER], check=True)

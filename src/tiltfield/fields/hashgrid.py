@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from tiltfield import kernels
-from tiltfield.fields.base import Box, Field, linear_weights
-from tiltfield.kernels.interpolation import Weights, interpolate, interpolate_plainly
+from tiltfield.fields.base import Box, Field
+from tiltfield.kernels.interpolation import Between, Places, between, interpolate, interpolate_plainly
 from tiltfield.kernels.perceptron import perceptron
 from tiltfield.kernels.window import window
 
@@ -62,13 +62,9 @@ class GridLevel(nn.Module):
             return z * self.nodes[2] + x
         return ((z * _PRIME) ^ x) % self.table.shape[2]
 
-    def _position(self, coordinate: Tensor, axis: int) -> Tensor:
-        n, reach = self.nodes[axis], self.reach[axis]
-        return (coordinate.clamp(-reach, reach) / self.cell + (n - 1) / 2).clamp(0, n - 1)
-
     def forward(self, points: Tensor) -> Tensor:
         """Return features, shape (..., features), at points (z, y, x) of shape (..., 3)."""
-        position = [self._position(points[..., axis], axis) for axis in range(3)]
+        position = [_position(points[..., i], self.reach[i], self.cell, self.nodes[i] - 1) for i in range(3)]
         low = [p.detach().floor().clamp_max(n - 2).long() for p, n in zip(position, self.nodes, strict=True)]
         total = torch.zeros((), dtype=points.dtype, device=points.device)
         for corner in range(8):
@@ -80,50 +76,16 @@ class GridLevel(nn.Module):
             total = total + weight[..., None] * self.table[node_y, :, self.entry(node_z, node_x)]
         return total
 
-    def planes(self, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the planes around some rows, shape (planes, features, entries), and what they give, (n_y, planes).
+    def at_nodes(self, planes: Tensor) -> Tensor:
+        """Return what all nodes of some planes hold, shape (planes, features, nodes_z · nodes_x).
 
         Args:
-            y: centred coordinates, pixels, shape (n_y,); on the CPU, whatever the device, they ask nothing of a GPU.
+            planes: of the table, shape (planes, features, entries).
         """
-        position = self._position(y, 1)
-        low = position.detach().floor().clamp_max(self.nodes[1] - 2)
-        first = int(low.min())
-        count = int(low.max()) + 2 - first
-        planes = window(self.table, first, count)
-        return planes, linear_weights(position - first, count).to(planes.device)
-
-    def around(self, z: Tensor, y: Tensor, x: Tensor) -> tuple[Tensor, Weights]:
-        """Return the nodes around a grid, shape (planes, features, nodes_z · nodes_x), and what they give to it.
-
-        Args:
-            z: centred coordinates, pixels, shape (n_z,).
-            y: shape (n_y,).
-            x: shape (n_x,).
-        """
-        planes, along_y = self.planes(y)
-        if not self.dense:
-            node_z, node_x = (torch.arange(self.nodes[axis], device=planes.device) for axis in (0, 2))
-            planes = planes[:, :, self.entry(node_z[:, None], node_x).flatten()]
-        return planes, Weights(along_y, self._weights(z, 0), self._weights(x, 2))
-
-    def _weights(self, coordinate: Tensor, axis: int) -> Tensor:
-        """Return what the nodes along an axis give to pixels, in either form of :class:`Weights`."""
-        position, n = self._position(coordinate, axis), len(coordinate)
-        if self.nodes[axis] == n + 1:
-            after = position - torch.arange(n, dtype=position.dtype, device=position.device)
-            if bool(((after >= 0) & (after <= 1)).all()):
-                return after
-        return linear_weights(position, self.nodes[axis])
-
-    def mixed(self, y: Tensor) -> Tensor:
-        """Return the tables of some rows, mixed from the planes around them, shape (n_y, features, entries).
-
-        Args:
-            y: as in :meth:`planes`.
-        """
-        planes, along_y = self.planes(y)
-        return (along_y @ planes.flatten(1)).unflatten(1, planes.shape[1:])
+        if self.dense:
+            return planes
+        z, x = (torch.arange(self.nodes[axis], device=planes.device) for axis in (0, 2))
+        return planes[:, :, self.entry(z[:, None], x).flatten()]
 
     def lattice(self, z: tuple[float, float, int], x: tuple[float, float, int]) -> Lattice:
         """Return where the nodes of a plane lie among the pixels of an evenly spaced grid.
@@ -228,10 +190,32 @@ class HashGrid(Field):
         return [touched, {"params": network, "lr": learning_rate}]
 
 
-def _around(levels: list[GridLevel], z: Tensor, y: Tensor, x: Tensor) -> tuple[list[Tensor], list[Weights]]:
-    """Return tables and weights of all levels."""
-    both = [level.around(z, y, x) for level in levels]
-    return [table for table, _ in both], [weights for _, weights in both]
+def _position(coordinate: Tensor, reach: float, cell: Tensor | float, last: Tensor | int) -> Tensor:
+    """Return centred coordinates, pixels, in units of the node spacing from the first of nodes 0 to `last`."""
+    return (coordinate.clamp(-reach, reach) / cell + last / 2).clamp(min=0).clamp(max=last)
+
+
+def _between(levels: list[GridLevel], coordinate: Tensor, axis: int) -> Between:
+    """Return where pixels along an axis lie among the nodes of all levels."""
+    nodes = [level.nodes[axis] for level in levels]
+    cell, last = coordinate.new_tensor([[level.cell for level in levels], [n - 1 for n in nodes]])[..., None]
+    return between(_position(coordinate, levels[0].reach[axis], cell, last), nodes)
+
+
+def _windows(levels: list[GridLevel], y: Tensor) -> tuple[list[Tensor], Between]:
+    """Return the planes around some rows, each (planes, features, entries), and where these lie among them."""
+    rows = _between(levels, y, 1)
+    first = rows.low.amin(1, keepdim=True)
+    count = (rows.low.amax(1, keepdim=True) + 2 - first).flatten().tolist()
+    planes = [window(level.table, *of) for level, *of in zip(levels, first.flatten().tolist(), count, strict=True)]
+    return planes, Between(rows.low - first, rows.after, count)
+
+
+def _around(levels: list[GridLevel], z: Tensor, y: Tensor, x: Tensor) -> tuple[list[Tensor], Places]:
+    """Return the nodes around a grid, each (planes, features, nodes_z · nodes_x), and where it lies among them."""
+    planes, rows = _windows(levels, y)
+    tables = [level.at_nodes(p) for level, p in zip(levels, planes, strict=True)]
+    return tables, Places(rows, _between(levels, z, 0), _between(levels, x, 2))
 
 
 def _encoded(levels: list[GridLevel], z: Tensor, y: Tensor, x: Tensor) -> Tensor:
@@ -241,4 +225,6 @@ def _encoded(levels: list[GridLevel], z: Tensor, y: Tensor, x: Tensor) -> Tensor
     ends, rows = torch.cat([z[:1], z[-1:], x[:1], x[-1:], y]).cpu().split([4, len(y)])  # the GPU is asked once
     top, bottom, left, right = ends.tolist()
     lattices = [level.lattice((top, bottom, len(z)), (left, right, len(x))) for level in levels]
-    return encode([level.mixed(rows) for level in levels], lattices)
+    planes, among = _windows(levels, rows)  # places on the CPU: they ask nothing of the GPU
+    mixed = [torch.tensordot(among.matrix(i).to(p.device), p, 1) for i, p in enumerate(planes)]
+    return encode(mixed, lattices)

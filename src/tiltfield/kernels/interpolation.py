@@ -1,6 +1,7 @@
 """Features of all grid levels on a block of slices, on the CPU, axis by axis, written into one array.
 
-Where nodes are as dense as pixels, a pixel takes of its two nodes; elsewhere products of small matrices are faster.
+By a kernel in C, or by plain torch: where nodes are as dense as pixels, a pixel takes of its two nodes; elsewhere
+products of small matrices are faster.
 """
 
 from __future__ import annotations
@@ -12,87 +13,155 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from tiltfield.kernels import native
+
 
 @dataclass(frozen=True, eq=False)
-class Weights:
-    """What the nodes of a level give to the pixels along each axis.
+class Between:
+    """Pixels along an axis, each between two adjacent nodes of every level.
 
     Attributes:
-        y: shape (n_y, planes).
-        z: shape (n_z, nodes_z); or (n_z,), what node k + 1 gives to pixel k, which lies between that and node k.
-        x: shape (n_x, nodes_x), or (n_x,) likewise.
+        low: the node before each pixel, shape (levels, n), int32, from 0 to nodes - 2.
+        after: what the node behind gives to it, shape (levels, n), from 0 to 1; that before gives the rest.
+        nodes: of each level.
     """
 
-    y: Tensor
-    z: Tensor
-    x: Tensor
+    low: Tensor
+    after: Tensor
+    nodes: Sequence[int]
+
+    def matrix(self, level: int) -> Tensor:
+        """Return what every node of a level gives, shape (n, nodes), with gradient in `after`."""
+        node = torch.arange(self.nodes[level], dtype=self.after.dtype, device=self.after.device)
+        return (1 - ((self.low[level] + self.after[level])[:, None] - node).abs()).clamp_min(0)
 
 
-def interpolate(tables: Sequence[Tensor], weights: Sequence[Weights]) -> Tensor:
+def between(position: Tensor, nodes: Sequence[int]) -> Between:
+    """Return where pixels lie.
+
+    Pixel k at node k + 1 counts as between that and node k: so do its neighbours where nodes are as dense as pixels.
+
+    Args:
+        position: in units of each level's node spacing, shape (levels, n), from 0 to nodes - 1.
+        nodes: of each level, ≥ 2.
+    """
+    pixel = torch.arange(position.shape[1], dtype=position.dtype, device=position.device)
+    floor = torch.where(position == pixel + 1, pixel, position.detach().floor()).int()
+    low = floor.clamp_min(0).minimum(torch.tensor(nodes, dtype=torch.int32, device=floor.device)[:, None] - 2)
+    return Between(low, position - low, nodes)
+
+
+@dataclass(frozen=True, eq=False)
+class Places:
+    """Where the pixels of a block of slices lie.
+
+    Attributes:
+        y: slices between planes.
+        z: rows of pixels.
+        x: columns of pixels.
+    """
+
+    y: Between
+    z: Between
+    x: Between
+
+
+def interpolate(tables: Sequence[Tensor], places: Places) -> Tensor:
     """Return the features of all levels on a grid, Σ_ijk y_ai z_bj x_ck table_i(j, k), with gradient in the tables.
 
-    The same as :func:`interpolate_plainly`, without copies.
+    The weights y, z, x of nodes fall linearly from 1 at the node to 0 at its neighbours. The same as
+    :func:`interpolate_plainly`, without copies.
 
     Args:
         tables: planes of each level, shape (planes, features, nodes_z · nodes_x), as many features in all.
-        weights: of each level, for the same pixels.
+        places: of the pixels.
 
     Returns:
         shape (all features, n_y, n_z, n_x).
     """
-    return _Interpolate.apply(weights, *tables)
+    return (_Native if native.usable(tables[0]) else _Interpolate).apply(places, *tables)
 
 
-def interpolate_plainly(tables: Sequence[Tensor], weights: Sequence[Weights]) -> Tensor:
-    """Return the same, level by level, with gradient in the weights too.
+def interpolate_plainly(tables: Sequence[Tensor], places: Places) -> Tensor:
+    """Return the same, level by level, with gradient in the places too.
 
     Args:
         tables: as there.
-        weights: as there.
+        places: as there.
     """
     parts = []
-    for table, w in zip(tables, weights, strict=True):
-        z, x = _matrix(w.z), _matrix(w.x)
-        parts.append(torch.einsum("ap,pfjk,bj,ck->fabc", w.y, table.unflatten(-1, (z.shape[1], x.shape[1])), z, x))
+    for level, table in enumerate(tables):
+        y, z, x = (axis.matrix(level) for axis in (places.y, places.z, places.x))
+        nodes = table.unflatten(-1, (z.shape[1], x.shape[1]))
+        parts.append(torch.einsum("ap,pfjk,bj,ck->fabc", y, nodes, z, x))
     return torch.cat(parts)
 
 
-def _matrix(weights: Tensor) -> Tensor:
-    """Return weights as a matrix (pixels, nodes)."""
-    if weights.ndim == 2:
-        return weights
-    return torch.nn.functional.pad(torch.diag(1 - weights), (0, 1)) + torch.nn.functional.pad(
-        torch.diag(weights), (1, 0)
-    )
-
-
-class _Interpolate(torch.autograd.Function):
+class _Native(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, weights: Sequence[Weights], *tables: Tensor) -> Tensor:  # type: ignore[no-untyped-def]  # noqa: ANN001
-        ctx.weights = weights
-        n_y, n_z, n_x = (len(w) for w in (weights[0].y, weights[0].z, weights[0].x))
-        out = tables[0].new_empty(len(tables), tables[0].shape[1] * n_y, n_z, n_x)
-        for w, table, part in zip(weights, tables, out, strict=True):
-            mixed = w.y @ table.transpose(0, 1)
-            _along_z(_along_x(mixed.view(len(part), -1, _nodes(w.x)), w.x), w.z, part)
-        return out.view(-1, n_y, n_z, n_x)
+    def forward(ctx, places: Places, *tables: Tensor) -> Tensor:  # type: ignore[no-untyped-def]  # noqa: ANN001
+        ctx.places, tables = places, tuple(table.contiguous() for table in tables)
+        out = _space(places, tables)
+        native.call("interpolation_forward", _addresses(tables), *_for_c(places), out, *out.shape)
+        return out.flatten(0, 1)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[no-untyped-def]  # noqa: ANN001
-        n_y, n_z, n_x = gradient.shape[1:]
-        parts = gradient.contiguous().view(len(ctx.weights), -1, n_z, n_x)
+        y, z, x = ctx.places.y.nodes, ctx.places.z.nodes, ctx.places.x.nodes
+        parts = gradient.contiguous().unflatten(0, (len(y), -1))
+        shapes = [(planes, parts.shape[1], rows * columns) for planes, rows, columns in zip(y, z, x, strict=True)]
+        d_tables = [gradient.new_empty(shape) for shape in shapes]
+        native.call("interpolation_backward", _addresses(d_tables), *_for_c(ctx.places), parts, *parts.shape)
+        return (None, *d_tables)
+
+
+def _addresses(tensors: Sequence[Tensor]) -> Tensor:
+    """Return an array of pointers."""
+    return torch.tensor([tensor.data_ptr() for tensor in tensors]).view(torch.int32)
+
+
+def _for_c(places: Places) -> list[Tensor]:
+    axes = (places.y, places.z, places.x)
+    return [part for a in axes for part in (a.low, a.after, torch.tensor(a.nodes, dtype=torch.int32))]
+
+
+def _space(places: Places, tables: Sequence[Tensor]) -> Tensor:
+    """Return room for the features, shape (levels, features, n_y, n_z, n_x)."""
+    pixels = (axis.low.shape[1] for axis in (places.y, places.z, places.x))
+    return tables[0].new_empty(len(tables), tables[0].shape[1], *pixels)
+
+
+class _Interpolate(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, places: Places, *tables: Tensor) -> Tensor:  # type: ignore[no-untyped-def]  # noqa: ANN001
+        levels = range(len(tables))
+        ctx.weights = [(places.y.matrix(i), _weights(places.z, i), _weights(places.x, i)) for i in levels]
+        out = _space(places, tables)
+        for (y, z, x), nodes, table, part in zip(ctx.weights, places.x.nodes, tables, out, strict=True):
+            mixed = y @ table.transpose(0, 1)
+            _along_z(_along_x(mixed.view(len(part) * len(y), -1, nodes), x), z, part.flatten(0, 1))
+        return out.flatten(0, 1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[no-untyped-def]  # noqa: ANN001
+        parts = gradient.contiguous().unflatten(0, (len(ctx.weights), -1))
         d_tables = []
-        for w, part in zip(ctx.weights, parts, strict=True):
-            mixed = _back_x(_back_z(part, w.z), w.x).view(len(part) // n_y, n_y, -1)
-            d_table = gradient.new_empty(w.y.shape[1], len(mixed), mixed.shape[2])
-            torch.bmm(w.y.T.expand(len(mixed), -1, -1), mixed, out=d_table.transpose(0, 1))
+        for (y, z, x), part in zip(ctx.weights, parts, strict=True):
+            mixed = _back_x(_back_z(part.flatten(0, 1), z), x).view(*part.shape[:2], -1)
+            d_table = gradient.new_empty(y.shape[1], len(mixed), mixed.shape[2])
+            torch.bmm(y.T.expand(len(mixed), -1, -1), mixed, out=d_table.transpose(0, 1))
             d_tables.append(d_table)
         return (None, *d_tables)
 
 
-def _nodes(weights: Tensor) -> int:
-    return weights.shape[1] if weights.ndim == 2 else len(weights) + 1
+def _weights(places: Between, level: int) -> Tensor:
+    """Return the matrix of a level; or, if its pixels k lie between nodes k and k + 1, what those behind give, (n,)."""
+    low, n = places.low[level], places.low.shape[1]
+    if places.nodes[level] == n + 1 and bool((low == torch.arange(n, device=low.device)).all()):
+        return places.after[level]
+    return places.matrix(level)
 
 
 def _along_x(nodes: Tensor, weights: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from tiltfield import kernels
+from tiltfield.kernels import native
 
 CHUNK = 4096  # points at a time and thread: their hidden layer stays in the cache
 
@@ -37,6 +38,8 @@ def perceptron(features: Tensor, weights: Sequence[Tensor], biases: Sequence[Ten
         from tiltfield.kernels import gpu_perceptron
 
         out = gpu_perceptron.perceptron(batch, weights, biases)
+    elif native.usable(features):
+        out = _Native.apply(batch, *weights, *biases)
     elif features.device.type == "cpu":
         out = _Perceptron.apply(batch, *weights, *biases)
     else:
@@ -75,9 +78,13 @@ class _Perceptron(torch.autograd.Function):
             on = torch.mm(affine, points).gt_(0)
             total.addmm_(on, points.mul_(g).T)
             torch.mm(back, on, out=dx).mul_(g)
-        d_affine = outer.T * total
-        d_outer = (affine * total).sum(1)[None]
-        return d_features, d_affine[:, :-1], d_outer, d_affine[:, -1:], gradient.sum()[None, None]
+        return d_features, *_of_weights(affine, outer, total), gradient.sum()[None, None]
+
+
+def _of_weights(affine: Tensor, outer: Tensor, total: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the gradients in W without bias, v and bias, of S."""
+    d_affine = outer.T * total
+    return d_affine[:, :-1], (affine * total).sum(1)[None], d_affine[:, -1:]
 
 
 def _pieces(features: Tensor, *others: Tensor) -> Iterator[tuple[Tensor, ...]]:
@@ -91,3 +98,34 @@ def _pieces(features: Tensor, *others: Tensor) -> Iterator[tuple[Tensor, ...]]:
             part = points[:, : stop - first]
             part[:-1], part[-1] = row[:, first:stop], 1
             yield part, *(other[:, first:stop] for other in rest)
+
+
+_TILE, _BITS = 32, 32  # points and units whose marks lie together, as in native_perceptron.c
+
+
+class _Native(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, features: Tensor, inner: Tensor, outer: Tensor, bias: Tensor, last: Tensor) -> Tensor:  # type: ignore[no-untyped-def]  # noqa: ANN001
+        batch, channels, n = features.shape
+        features, affine = features.contiguous(), torch.cat([inner, bias], dim=1)
+        marks = (math.ceil(n / _TILE), math.ceil(len(inner) / _BITS), _TILE)
+        on = torch.empty(batch, *marks, dtype=torch.int32)
+        out = features.new_empty(batch, 1, n)
+        for x, y, m in zip(features, out, on, strict=True):
+            native.call("perceptron_forward", x, affine, outer, last.item(), y, m, n, channels, len(inner))
+        ctx.save_for_backward(features, affine, outer, on)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, ...]:  # type: ignore[no-untyped-def]  # noqa: ANN001
+        features, affine, outer, on = ctx.saved_tensors
+        gradient, d_features = gradient.contiguous(), torch.empty_like(features)
+        back = outer.T * affine[:, :-1]
+        total = features.new_zeros(torch.get_num_threads(), *affine.shape)
+        sums = torch.zeros_like(affine)
+        for x, g, m, dx in zip(features, gradient, on, d_features, strict=True):
+            sizes = (x.shape[1], len(x), len(affine), len(total))
+            native.call("perceptron_backward", x, g, m, back, dx, total, *sizes)
+            sums += total.sum(0)
+        return d_features, *_of_weights(affine, outer, sums), gradient.sum()[None, None]

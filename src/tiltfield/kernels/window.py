@@ -6,11 +6,18 @@ Adam would pass over the whole table a step, which takes longer than everything 
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import increment_version
+from torch.optim import Optimizer
+
+from tiltfield.kernels import native
+
+_MOMENTS = ("first", "second", "touched")
 
 
 def window(table: Tensor, first: int, count: int) -> Tensor:
@@ -38,7 +45,45 @@ class _Window(torch.autograd.Function):
         return None, None, None
 
 
-class WindowAdam(torch.optim.Optimizer):
+class Direct(Optimizer):
+    """An optimiser whose methods are called directly.
+
+    To keep its compiler out of them, torch would first import it, which takes one to two seconds of every process.
+    """
+
+    add_param_group = inspect.unwrap(Optimizer.add_param_group)
+    zero_grad = inspect.unwrap(Optimizer.zero_grad)
+    state_dict = inspect.unwrap(Optimizer.state_dict)
+    load_state_dict = inspect.unwrap(Optimizer.load_state_dict)
+
+
+class Adam(Direct, torch.optim.Adam):
+    """Adam (Kingma and Ba, 2015) by torch, all tensors of a group in one call."""
+
+    def __init__(
+        self, params: Iterable[Any], lr: float, betas: tuple[float, float] = (0.9, 0.99), eps: float = 1e-15
+    ) -> None:
+        """Take over the parameters.
+
+        Args:
+            params: tensors, or groups of them.
+            lr: learning rate.
+            betas: decay of the first and of the second moment, a step.
+            eps: added to the deviation.
+        """
+        super().__init__(params, lr=lr, betas=betas, eps=eps, fused=True)
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        """Descend on the parameters that have a gradient."""
+        inspect.unwrap(torch.optim.Adam.step)(self)
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    increment_version(parameter)  # torch does so itself, unless all are in one call
+
+
+class WindowAdam(Direct):
     """Adam (Kingma and Ba, 2015) that leaves planes alone while no step touches them, with their moments.
 
     Every plane counts its own steps. What :func:`window` read has its gradient here, anything else in `grad`.
@@ -104,21 +149,56 @@ class WindowAdam(torch.optim.Optimizer):
         """Descend on the planes that have a gradient."""
         for group in self.param_groups:
             for table in group["params"]:
-                for first, gradient in _gradients(table):
-                    planes = slice(first, first + len(gradient))
-                    self._descend(table[planes], gradient, planes, self.state[table], group)
+                for start, gradient in _gradients(table):
+                    planes = slice(start, start + len(gradient))
+                    first, second, touched = (self.state[table][name][planes] for name in _MOMENTS)
+                    descend(table[planes], gradient, first, second, touched, group)
 
-    @staticmethod
-    def _descend(values: Tensor, gradient: Tensor, planes: slice, state: dict[str, Tensor], group: dict) -> None:
-        decay, decay2 = group["betas"]
-        first, second, touched = (state[name][planes] for name in ("first", "second", "touched"))
-        touched += 1
-        shape = (-1, *[1] * (values.ndim - 1))
-        scale = (group["lr"] / (1 - decay**touched)).view(shape)
-        first.lerp_(gradient, 1 - decay)
-        second.mul_(decay2).addcmul_(gradient, gradient, value=1 - decay2)
-        root = (second / (1 - decay2**touched).view(shape)).sqrt_().add_(group["eps"])
-        values.sub_(root.reciprocal_().mul_(first).mul_(scale))
+
+def descend(
+    values: Tensor, gradient: Tensor, first: Tensor, second: Tensor, touched: Tensor, group: dict[str, Any]
+) -> None:
+    """Take a step of Adam on planes, in place; the same as :func:`descend_plainly`, in one pass.
+
+    Args:
+        values: of the planes, along the first dimension.
+        gradient: the same shape.
+        first: mean of the gradients so far.
+        second: mean of their squares.
+        touched: steps so far, shape (planes,).
+        group: lr, betas and eps.
+    """
+    if not native.usable(values):
+        descend_plainly(values, gradient, first, second, touched, group)
+    elif len(values):
+        fresh, fresh2 = (1 - beta for beta in group["betas"])
+        rates = (group["lr"], fresh, fresh2, group["eps"])
+        sizes = (len(values), values[0].numel())
+        native.call("adam_descend", values, gradient.contiguous(), first, second, touched, *sizes, *rates)
+        increment_version(values)
+
+
+def descend_plainly(
+    values: Tensor, gradient: Tensor, first: Tensor, second: Tensor, touched: Tensor, group: dict[str, Any]
+) -> None:
+    """Do the same by torch's operators.
+
+    Args:
+        values: as there.
+        gradient: as there.
+        first: as there.
+        second: as there.
+        touched: as there.
+        group: as there.
+    """
+    decay, decay2 = group["betas"]
+    touched += 1
+    shape = (-1, *[1] * (values.ndim - 1))
+    scale = (group["lr"] / (1 - decay**touched)).view(shape)
+    first.lerp_(gradient, 1 - decay)
+    second.mul_(decay2).addcmul_(gradient, gradient, value=1 - decay2)
+    root = (second / (1 - decay2**touched).view(shape)).sqrt_().add_(group["eps"])
+    values.sub_(root.reciprocal_().mul_(first).mul_(scale))
 
 
 def _gradients(table: Any) -> list[tuple[int, Tensor]]:

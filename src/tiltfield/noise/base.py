@@ -292,7 +292,7 @@ class NoiseModel(nn.Module):
         return torch.randn(like.shape, generator=generator, dtype=like.dtype, device=like.device)
 
     def deviation(self, clean: Tensor) -> Tensor:
-        """Return the standard deviation of the unsaturated noise, by Gauss-Hermite quadrature.
+        """Return the standard deviation of the unsaturated noise, by :meth:`quadrature`.
 
         Args:
             clean: intensities, shape (n,).
@@ -300,11 +300,15 @@ class NoiseModel(nn.Module):
         Returns:
             shape (n,).
         """
-        z, weight = gauss_hermite(32, clean.dtype, clean.device)
+        z, weight = self.quadrature(clean.dtype, clean.device)
         with torch.no_grad():
             noise = self.from_normal(z.expand(len(clean), -1), clean[:, None].expand(-1, len(z)))
             mean = (noise * weight).sum(-1, keepdim=True)
             return ((noise - mean).square() * weight).sum(-1).sqrt()
+
+    def quadrature(self, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Return nodes and weights for expectations over z: those of Gauss and Hermite."""
+        return gauss_hermite(32, dtype, device)
 
     def groups(self, learning_rate: float) -> list[dict]:
         """Return the optimiser's parameter groups.

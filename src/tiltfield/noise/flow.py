@@ -15,14 +15,15 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from tiltfield.kernels import native
+from tiltfield.kernels.flow import MOST_PAIRS, mean_and_square, radial_layers
 from tiltfield.noise.base import NoiseModel, Recording
 from tiltfield.noise.gaussian import Gaussian, PoissonGaussian
 
 T = TypeVar("T")
 
 _NODES = 129  # clean intensities at which conditioned quantities are computed; linear in between
-_MOMENT_NODES = 65
-# Trapezoidal rule for E[g]: g is kinked at the centres of its layers, where Gauss-Hermite nodes lie too far apart.
+# Trapezoidal rule for E[g] and E[g²]: g is kinked at its layers' centres, where Gauss-Hermite nodes lie too far apart.
 _REACH = 5.0
 _SPACING = 0.125
 
@@ -172,16 +173,40 @@ class RadialFlow(NoiseModel):
 
     def _at_nodes(self) -> Tensor:
         """Return log of the change of σ, layer parameters and mean over σ at the nodes, shape (3 pairs + 2, nodes)."""
-        like = self.free
-        unit = torch.linspace(-1.0, 1.0, _NODES, dtype=like.dtype, device=like.device)
+        change, layers = self._conditioned()
+        mean, _ = self._mean_and_square(layers)
+        return torch.cat([change, layers, mean[None]])
+
+    def _conditioned(self) -> tuple[Tensor, Tensor]:
+        """Return the change of log σ, (1, nodes), and the layer parameters, (3 pairs, nodes), at the nodes."""
+        unit = torch.linspace(-1.0, 1.0, _NODES, dtype=self.free.dtype, device=self.free.device)
         out = self.outer(torch.tanh(self.inner(unit[:, None]))).T
-        z, weight = _standard_normal(like.dtype, like.device)
-        mean = self._unflow(z, out[:-1, :, None]) @ weight
-        return torch.cat([0.5 * torch.tanh(out[-1:]), out[:-1], mean[None]])
+        return 0.5 * torch.tanh(out[-1:]), out[:-1]
+
+    def _mean_and_square(self, layers: Tensor) -> tuple[Tensor, Tensor]:
+        """Return E[g] and E[g²] of the inverse of all layers, given the parameters at the nodes."""
+        z, weight = self.quadrature(layers.dtype, layers.device)
+        if self._native(layers):
+            return mean_and_square(layers, self.free, z, weight)
+        g = self._unflow(z, layers[:, :, None])
+        return g @ weight, g.square() @ weight
+
+    def quadrature(self, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Return nodes and weights of the trapezoidal rule for expectations over a standard normal."""
+        half = round(_REACH / _SPACING)
+        z = torch.arange(-half, half + 1, dtype=dtype, device=device) * _SPACING
+        return z, torch.softmax(-0.5 * z.square(), dim=0)
+
+    def _native(self, tensor: Tensor) -> bool:
+        return native.usable(tensor) and self.n_pairs <= MOST_PAIRS
+
+    def _position(self, clean: Tensor) -> Tensor:
+        """Return where clean intensities lie among the nodes."""
+        return ((clean - self.low) / (self.high - self.low) * (_NODES - 1)).clamp(0, _NODES - 1)
 
     def _interpolate(self, clean: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return log σ (...), the conditioned layers (3 pairs, ...) and the mean over σ (...) at clean intensities."""
-        position = ((clean - self.low) / (self.high - self.low) * (_NODES - 1)).clamp(0, _NODES - 1)
+        position = self._position(clean)
         node = position.detach().long().clamp(0, _NODES - 2)  # clamped once more for NaN, which has no integer
         weight = (position - node)[None]
         table = self._at_nodes() if self._table is None else self._table
@@ -203,6 +228,10 @@ class RadialFlow(NoiseModel):
 
     def to_normal(self, noise: Tensor, clean: Tensor) -> tuple[Tensor, Tensor]:
         """Return z and log |dz/dn| after scale, mean, free and conditioned layers."""
+        if self._native(noise) and not (noise.requires_grad or clean.requires_grad):
+            table = self._at_nodes() if self._table is None else self._table
+            base = self.scale.log_deviation(clean)
+            return radial_layers(noise, base, self._position(clean), table, self.free)
         log_sigma, layers, mean = self._interpolate(clean)
         value = noise * torch.exp(-log_sigma) + mean
         log_det = -log_sigma
@@ -226,20 +255,16 @@ class _Moments(Gaussian):
     def __init__(self, flow: RadialFlow) -> None:
         NoiseModel.__init__(self, flow.recording)
         self.low, self.high = flow.low, flow.high
-        like = flow.free
-        nodes = torch.linspace(flow.low, flow.high, _MOMENT_NODES, dtype=like.dtype, device=like.device)
-        self.table = flow.deviation(nodes).log()
+        nodes = torch.linspace(flow.low, flow.high, _NODES, dtype=flow.free.dtype, device=flow.free.device)
+        with torch.no_grad():
+            change, layers = flow._conditioned()
+            mean, square = flow._mean_and_square(layers)
+            deviation = (square - mean.square()).sqrt()
+            self.table = flow.scale.log_deviation(nodes) + change[0] + deviation.log()
 
     def log_deviation(self, clean: Tensor) -> Tensor:
         """Return log σ, linear between the nodes."""
-        last = _MOMENT_NODES - 1
+        last = _NODES - 1
         position = ((clean - self.low) / (self.high - self.low) * last).clamp(0, last)
         node = position.long().clamp(0, last - 1)
         return torch.lerp(self.table[node], self.table[node + 1], position - node)
-
-
-def _standard_normal(dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return nodes and weights of the trapezoidal rule for expectations over a standard normal."""
-    half = round(_REACH / _SPACING)
-    z = torch.arange(-half, half + 1, dtype=dtype, device=device) * _SPACING
-    return z, torch.softmax(-0.5 * z.square(), dim=0)

@@ -69,6 +69,10 @@ class Scan(NoiseModel):
         """Return the noise of every pixel by itself at standard-normal z."""
         return self.marginal.from_normal(z, clean)
 
+    def quadrature(self, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Return nodes and weights for expectations over the z of a pixel by itself."""
+        return self.marginal.quadrature(dtype, device)
+
     def log_prob(self, observed: Tensor, clean: Tensor, labels: Tensor | None = None) -> Tensor:
         """Return log p(observed | clean, the pixels before).
 

@@ -1,0 +1,52 @@
+/* What the kernels share. They take float32 arrays without gaps, and use OpenMP's threads, which are torch's. */
+#include <math.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* Sixteen numbers at once, at any address: AVX-512 has them in one register, others in several. */
+typedef float lanes __attribute__((vector_size(64), aligned(4)));
+typedef int32_t marks __attribute__((vector_size(64), aligned(4))); /* of a comparison: 0 or -1; or whole numbers */
+#define LANES 16
+
+static inline lanes all(float value) { return value - (lanes){0}; }
+static inline lanes load(const float *from) { return *(const lanes *)from; }
+static inline void store(float *to, lanes values) { *(lanes *)to = values; }
+static inline lanes where(marks condition, lanes yes, lanes no) {
+    return (lanes)(((marks)yes & condition) | ((marks)no & ~condition));
+}
+
+/* e to the x within 2e-7 of it, for |x| <= 87; beyond, that of the bound. */
+static inline lanes exp_of(lanes x) {
+    x = where(x > 87, all(87), where(x < -87, all(-87), x));
+    lanes shifted = x * 1.44269504f + where(x > 0, all(0.5f), all(-0.5f));
+    marks n = __builtin_convertvector(shifted, marks);
+    lanes whole = __builtin_convertvector(n, lanes);
+    lanes r = x - whole * 0.693359375f + whole * 2.12194440e-4f;
+    lanes p = all(1.9875691500e-4f); /* Cephes' expf */
+    p = p * r + 1.3981999507e-3f;
+    p = p * r + 8.3334519073e-3f;
+    p = p * r + 4.1665795894e-2f;
+    p = p * r + 1.6666665459e-1f;
+    p = p * r + 5.0000001201e-1f;
+    p = p * r * r + r + 1;
+    return p * (lanes)((n + 127) << 23);
+}
+
+/* The natural logarithm of x within 2e-7, or 2e-7 of it, for finite x >= 1e-37. */
+static inline lanes log_of(lanes x) {
+    marks bits = (marks)x, exponent = ((bits - 0x3f3504f3) >> 23);
+    lanes r = (lanes)(bits - (exponent << 23)) - 1; /* of a mantissa between sqrt(1/2) and sqrt(2) */
+    lanes e = __builtin_convertvector(exponent, lanes), z = r * r;
+    lanes p = all(7.0376836292e-2f); /* Cephes' logf */
+    p = p * r - 1.1514610310e-1f;
+    p = p * r + 1.1676998740e-1f;
+    p = p * r - 1.2420140846e-1f;
+    p = p * r + 1.4249322787e-1f;
+    p = p * r - 1.6668057665e-1f;
+    p = p * r + 2.0000714765e-1f;
+    p = p * r - 2.4999993993e-1f;
+    p = p * r + 3.3333331174e-1f;
+    p = p * r * z - e * 2.12194440e-4f - 0.5f * z;
+    return r + p + e * 0.693359375f;
+}

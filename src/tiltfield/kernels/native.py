@@ -1,0 +1,124 @@
+"""Kernels in C for the CPU: compiled once by whatever C compiler there is, kept in the user's cache.
+
+The files ``native_….c`` beside this one make one library. It is for the processor it was compiled on, and shares the
+threads of torch. Without a compiler, plain torch does the same, slower, and the log says so.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+SWITCH = "TILTFIELD_NATIVE"  # 0 in the environment: leave the kernels alone
+LANES = 16  # as in native.h
+HEADER = Path(__file__).with_name("native.h")
+_SECONDS = 120  # limit of the compilation
+_TYPES = {torch.float32: "float32", torch.int32: "int32", torch.uint8: "uint8", torch.bool: "bool"}
+
+
+def usable(tensor: Tensor) -> bool:
+    """Return whether the kernels take a tensor: float32 on the CPU, with nothing in the way.
+
+    Args:
+        tensor: the tensor.
+    """
+    return tensor.device.type == "cpu" and tensor.dtype == torch.float32 and _library()[0] is not None
+
+
+def obstacle() -> str:
+    """Return why the kernels cannot run, in words, or nothing."""
+    return _library()[1]
+
+
+def call(name: str, *arguments: Tensor | int | float) -> None:
+    """Run a kernel.
+
+    Args:
+        name: of the function.
+        arguments: for it, in its order: contiguous tensors for pointers, int for int64_t, float for float.
+
+    Raises:
+        ValueError: if a tensor is not contiguous, not on the CPU, or of a type that no kernel takes.
+    """
+    library, why = _library()
+    if library is None:
+        raise ValueError(f"no kernels: {why}")
+    getattr(library, name)(*map(_for_c, arguments))
+
+
+def _for_c(argument: Tensor | int | float) -> ctypes.c_void_p | ctypes.c_int64 | ctypes.c_float:
+    if isinstance(argument, Tensor):
+        if not argument.is_contiguous() or argument.device.type != "cpu" or argument.dtype not in _TYPES:
+            raise ValueError(
+                f"expected a contiguous tensor on the CPU of {', '.join(_TYPES.values())}, "
+                f"got {argument.dtype} with strides {argument.stride()} on {argument.device}"
+            )
+        return ctypes.c_void_p(argument.data_ptr())
+    return ctypes.c_int64(argument) if isinstance(argument, int) else ctypes.c_float(argument)
+
+
+@functools.cache
+def _library() -> tuple[ctypes.CDLL | None, str]:
+    """Return the library, or why there is none."""
+    if os.environ.get(SWITCH) == "0":
+        return None, f"{SWITCH}=0"
+    if sys.platform == "win32":
+        return None, "they are not made for Windows"
+    compiler = os.environ.get("CC") or next(filter(shutil.which, ("cc", "gcc", "clang")), None)
+    if compiler is None:
+        return None, "there is no C compiler: install gcc or clang"
+    sources = sorted(Path(__file__).parent.glob("native_*.c"))
+    arm = platform.machine() in ("arm64", "aarch64")
+    words = [*compiler.split(), "-O3", "-std=gnu11", "-fPIC", "-shared", "-fopenmp", "-ffp-contract=fast"]
+    words += ["-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros"]
+    words += ["-mcpu=native"] if arm else ["-march=native", "-mprefer-vector-width=512"]
+    key = hashlib.sha256("\n".join([*words, _processor(), *(s.read_text() for s in [HEADER, *sources])]).encode())
+    try:
+        target = _cache() / f"native-{key.hexdigest()[:16]}.so"
+        if not target.exists():
+            _compile([*words, *map(str, sources), "-lm"], target)
+        return ctypes.CDLL(str(target)), ""
+    except (OSError, subprocess.SubprocessError) as error:
+        said = getattr(error, "stderr", "") or str(error)
+        return None, f"{compiler} could not make them: {said.strip().splitlines()[0] if said.strip() else error!r}"
+
+
+def _compile(words: list[str], target: Path) -> None:
+    """Make the library under another name first: other processes may want it at the same time."""
+    with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+        made = Path(folder) / target.name
+        subprocess.run([*words, "-o", str(made)], check=True, capture_output=True, text=True, timeout=_SECONDS)
+        made.replace(target)
+
+
+def _cache() -> Path:
+    """Return the folder that keeps libraries, made if need be."""
+    home = Path.home() / ("Library/Caches" if sys.platform == "darwin" else ".cache")
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or home) / "tiltfield"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if os.access(folder, os.W_OK):
+            return folder
+    except OSError:
+        pass
+    return Path(tempfile.mkdtemp(prefix="tiltfield-"))
+
+
+def _processor() -> str:
+    """Return what tells this kind of processor from others that may share the cache."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.platform()
+    return "\n".join(dict.fromkeys(line for line in lines if line.startswith(("model name", "flags", "Features"))))

@@ -1,0 +1,86 @@
+"""Kernels in C are made once, for this processor, and whatever is in the way is said in words."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from tiltfield.kernels import native
+
+
+@pytest.fixture
+def fresh(monkeypatch, tmp_path):
+    """A cache of its own, and nothing loaded yet; what is loaded now comes back afterwards."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    native._library.cache_clear()
+    yield tmp_path / "tiltfield"
+    native._library.cache_clear()
+
+
+@pytest.mark.usefixtures("compiler")
+def test_the_library_is_made_once_and_kept(fresh):
+    assert native.obstacle() == ""
+    (made,) = fresh.iterdir()
+    when = made.stat().st_mtime_ns
+    native._library.cache_clear()
+    assert native.obstacle() == ""
+    assert [(file, file.stat().st_mtime_ns) for file in fresh.iterdir()] == [(made, when)]
+
+
+@pytest.mark.usefixtures("compiler")
+def test_another_processor_or_other_sources_have_a_library_of_their_own(fresh, monkeypatch):
+    native.obstacle()
+    monkeypatch.setattr(native, "_processor", lambda: "another")
+    native._library.cache_clear()
+    native.obstacle()
+    assert len(list(fresh.iterdir())) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        (native.SWITCH, "0", "TILTFIELD_NATIVE=0"),
+        ("CC", "/nowhere/cc", "/nowhere/cc"),
+        ("CC", f"{sys.executable} -c raise(SystemExit('no_room'))", "no_room"),
+    ],
+    ids=["switched off", "no such compiler", "compiler fails"],
+)
+def test_what_is_in_the_way_is_said_and_the_kernels_are_left_alone(fresh, monkeypatch, name, value, words):
+    monkeypatch.setenv(name, value)
+    assert words in native.obstacle()
+    assert not native.usable(torch.zeros(1))
+    with pytest.raises(ValueError, match="no kernels"):
+        native.call("perceptron_forward")
+    assert not fresh.exists() or not list(fresh.iterdir())
+
+
+@pytest.mark.usefixtures("compiler")
+def test_a_cache_that_cannot_be_written_is_no_obstacle(monkeypatch, tmp_path):
+    (tmp_path / "tiltfield").write_text("a file where the folder would be")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    native._library.cache_clear()
+    assert native.obstacle() == ""
+    native._library.cache_clear()
+
+
+@pytest.mark.usefixtures("compiler")
+@pytest.mark.parametrize("bad", [torch.zeros(3, 2).T, torch.zeros(2, dtype=torch.float64)], ids=["strided", "double"])
+def test_tensors_that_no_kernel_takes_are_refused(bad):
+    with pytest.raises(ValueError, match="expected a contiguous tensor on the CPU"):
+        native.call("perceptron_forward", bad)
+
+
+def test_only_float32_on_the_cpu_is_usable():
+    assert not native.usable(torch.zeros(1, dtype=torch.float64))
+    assert not native.usable(torch.zeros(1, device="meta"))
+
+
+@pytest.mark.usefixtures("compiler")
+def test_processes_that_make_it_at_the_same_time_all_get_it(tmp_path):
+    words = [sys.executable, "-c", "from tiltfield.kernels import native; print(native.obstacle() or 'made')"]
+    env = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
+    both = [subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env=env) for _ in range(2)]
+    assert [process.communicate(timeout=100)[0].strip() for process in both] == ["made", "made"]
+    assert len(list((tmp_path / "tiltfield").iterdir())) == 1
