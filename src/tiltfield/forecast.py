@@ -27,7 +27,7 @@ from tiltfield.errors import InputError
 from tiltfield.fields import FEATURES, WIDTH
 from tiltfield.fields.base import Box
 from tiltfield.parse import clock, parse_defocus
-from tiltfield.projector import STORED_LIMIT
+from tiltfield.projector import keeps_matrix
 from tiltfield.rehearsal import TRIAL_PASSES, TRIAL_ROWS
 from tiltfield.schedule import POINTS, Schedule, block_size, schedule_for
 
@@ -183,7 +183,7 @@ def _memory(shape: Shape, config: ReconstructConfig) -> float:
     """Return the peak: where the projector is made, or later."""
     box, pixels = box_of(shape, config), math.prod(shape)
     samples, voxels = box.n_z * box.n_x, math.prod(box.shape)
-    stored = samples <= STORED_LIMIT
+    stored = keeps_matrix(samples)
     making = MAKING * shape[0] * samples if stored else ENTRY * samples
     holding = HOLDING * shape[0] * samples if stored else ENTRY * samples
     kind, fit = "neural", _field_bytes(box, config)

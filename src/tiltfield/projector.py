@@ -31,6 +31,19 @@ _TAPS = 3  # a unit square turned by any angle is at most sqrt(2) wide and so to
 _THINNEST = 1e-6  # below this sine (or cosine) the footprint is a box to float32 precision
 
 
+def keeps_matrix(samples: int, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> bool:
+    """Return whether a projector keeps its matrix if it is not told: no kernel does without, and slices are not large.
+
+    Args:
+        samples: of a slice.
+        device: where slices and sinograms live.
+        dtype: their type.
+    """
+    device = torch.device(device)
+    without = kernels.usable(device, dtype) or cpu_projector.usable(device, dtype)
+    return not without and samples <= STORED_LIMIT
+
+
 def strip_weights(x: Tensor, z: Tensor, angle: float) -> tuple[Tensor, Tensor]:
     """Return the columns that unit squares project to, and the share of each square's area in them.
 
@@ -92,7 +105,7 @@ class SliceProjector(torch.nn.Module):
         self.dtype, self.device = dtype, torch.device(device)
         self._strips = _strips(geometry, self.device, dtype) if stored is None else None
         if stored is None:
-            stored = self._strips is None and geometry.n_z * geometry.n_x <= STORED_LIMIT
+            stored = keeps_matrix(geometry.n_z * geometry.n_x, self.device, dtype)
         self._matrices = _sparse_pair(self) if stored else None
 
     def forward(self, slices: Tensor) -> Tensor:

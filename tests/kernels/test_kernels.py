@@ -8,6 +8,7 @@ import torch
 
 import tiltfield
 from tiltfield import kernels
+from tiltfield.kernels import native
 
 GPU = torch.device("cuda", 0)
 PACKAGE = Path(tiltfield.__file__).parent
@@ -70,8 +71,15 @@ def test_a_compiler_may_be_named(machine, monkeypatch):
     assert kernels.usable(GPU, torch.float32)
 
 
-def test_of_the_cpu_there_is_nothing_to_say():
-    assert kernels.told(torch.device("cpu")) == "computing on the CPU"
+@pytest.mark.parametrize(
+    ("why", "told"), [("", "by kernels in C"), ("there is no compiler", "plain torch, several times slower")]
+)
+def test_of_the_cpu_it_is_said_whether_the_kernels_in_c_are_taken(monkeypatch, why, told):
+    monkeypatch.setattr(native, "obstacle", lambda: why)
+    said = kernels.told(torch.device("cpu"))
+    assert said.startswith("computing on the CPU")
+    assert told in said
+    assert said.endswith(why)
 
 
 def outside_functions(tree):

@@ -1,7 +1,8 @@
 """The hot paths of the fit, each with a plain twin that it is tested against.
 
 Files named ``gpu_…`` hold kernels in Triton. They are imported only where they can run, see :func:`usable`; they are
-compiled when first called, and Triton keeps what it has compiled.
+compiled when first called, and Triton keeps what it has compiled. Files named ``native_…`` hold kernels in C for the
+CPU, see :mod:`tiltfield.kernels.native`.
 """
 
 from __future__ import annotations
@@ -51,8 +52,14 @@ def told(device: torch.device) -> str:
     Args:
         device: the device.
     """
+    if device.type == "cpu":
+        from tiltfield.kernels import native
+
+        why = native.obstacle()
+        slowly = f"plain torch, several times slower than need be, without kernels in C: {why}"
+        return f"computing on the CPU by {slowly if why else 'kernels in C'}"
     if device.type != "cuda":
-        return "computing on the CPU"
+        return f"computing on {device} by plain torch"
     how = obstacle(device)
     by = f"plain torch, several times slower than need be: {how}" if how else f"Triton {_version()}'s kernels"
     return f"computing on {torch.cuda.get_device_name(device)} by {by}"

@@ -33,7 +33,7 @@ def usable(tensor: Tensor) -> bool:
     Args:
         tensor: the tensor.
     """
-    return tensor.device.type == "cpu" and tensor.dtype == torch.float32 and _library()[0] is not None
+    return tensor.is_cpu and tensor.dtype == torch.float32 and _library()[0] is not None
 
 
 def obstacle() -> str:
@@ -59,7 +59,7 @@ def call(name: str, *arguments: Tensor | int | float) -> None:
 
 def _for_c(argument: Tensor | int | float) -> ctypes.c_void_p | ctypes.c_int64 | ctypes.c_float:
     if isinstance(argument, Tensor):
-        if not argument.is_contiguous() or argument.device.type != "cpu" or argument.dtype not in _TYPES:
+        if not argument.is_contiguous() or not argument.is_cpu or argument.dtype not in _TYPES:
             raise ValueError(
                 f"expected a contiguous tensor on the CPU of {', '.join(_TYPES.values())}, "
                 f"got {argument.dtype} with strides {argument.stride()} on {argument.device}"

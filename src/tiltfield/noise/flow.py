@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from tiltfield.kernels import native
-from tiltfield.kernels.flow import MOST_PAIRS, mean_and_square, radial_layers
+from tiltfield.kernels.radial import MOST_PAIRS, mean_and_square, radial_layers
 from tiltfield.noise.base import NoiseModel, Recording
 from tiltfield.noise.gaussian import Gaussian, PoissonGaussian
 

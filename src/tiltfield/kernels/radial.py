@@ -8,7 +8,7 @@ from torch.autograd.function import once_differentiable
 
 from tiltfield.kernels import native
 
-MOST_PAIRS = 16  # as in native_flow.c
+MOST_PAIRS = 16  # as in native_radial.c
 
 
 def radial_layers(noise: Tensor, base: Tensor, position: Tensor, table: Tensor, free: Tensor) -> tuple[Tensor, Tensor]:
@@ -47,7 +47,7 @@ class _Moments(torch.autograd.Function):
         inputs = [tensor.contiguous() for tensor in (layers, free, z, weight)]
         ctx.save_for_backward(*inputs)
         mean, square = (layers.new_empty(layers.shape[1]) for _ in range(2))
-        native.call("flow_moments", *inputs, mean, square, len(z), free.shape[1], layers.shape[1])
+        native.call("radial_moments", *inputs, mean, square, len(z), free.shape[1], layers.shape[1])
         ctx.mark_non_differentiable(square)
         return mean, square
 
@@ -58,7 +58,7 @@ class _Moments(torch.autograd.Function):
         parts = torch.get_num_threads()
         d_layers, d_free = torch.empty_like(layers), free.new_zeros(parts, *free.shape)
         sizes = (len(z), free.shape[1], layers.shape[1], parts)
-        native.call("flow_moments_backward", *ctx.saved_tensors, d_mean.contiguous(), d_layers, d_free, *sizes)
+        native.call("radial_moments_backward", *ctx.saved_tensors, d_mean.contiguous(), d_layers, d_free, *sizes)
         return d_layers, d_free.sum(0), None, None
 
 
@@ -68,7 +68,7 @@ class _Layers(torch.autograd.Function):
         inputs = [tensor.contiguous() for tensor in (noise, base, position, table, free)]
         ctx.save_for_backward(*inputs)
         z, log_det = torch.empty_like(inputs[0]), torch.empty_like(inputs[0])
-        native.call("flow_forward", *inputs, z, log_det, noise.numel(), free.shape[1], table.shape[1])
+        native.call("radial_forward", *inputs, z, log_det, noise.numel(), free.shape[1], table.shape[1])
         return z, log_det
 
     @staticmethod
@@ -80,5 +80,5 @@ class _Layers(torch.autograd.Function):
         d_free = free.new_zeros(parts, *free.shape)
         given = [d_z.contiguous(), d_log.contiguous()]
         sizes = (noise.numel(), free.shape[1], table.shape[1], parts)
-        native.call("flow_backward", *ctx.saved_tensors, *given, d_base, d_table, d_free, *sizes)
+        native.call("radial_backward", *ctx.saved_tensors, *given, d_base, d_table, d_free, *sizes)
         return None, d_base, None, d_table.sum(0), d_free.sum(0)

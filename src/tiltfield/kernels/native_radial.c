@@ -95,7 +95,7 @@ static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 
 /* noise, base (log σ before the change), position among the nodes, z, log_det: (n); table (3 pairs + 2, nodes),
  * parameters of the free layers (3, pairs). */
-void flow_forward(const float *noise, const float *base, const float *position, const float *table,
+void radial_forward(const float *noise, const float *base, const float *position, const float *table,
                   const float *parameters, float *z, float *log_det, int64_t n, int64_t pairs, int64_t nodes) {
     layer free_layers[MOST];
     shape_free(free_layers, parameters, pairs);
@@ -118,7 +118,7 @@ static void spread(lanes gradient, place there, float *row, int64_t count) {
 
 /* Gradients of given ones in z and log_det: d_base (n), and by parts of the pixels d_table (parts, as table) and
  * d_parameters (parts, 3, pairs), zero before. */
-void flow_backward(const float *noise, const float *base, const float *position, const float *table,
+void radial_backward(const float *noise, const float *base, const float *position, const float *table,
                    const float *parameters, const float *d_z, const float *d_log, float *d_base, float *d_table,
                    float *d_parameters, int64_t n, int64_t pairs, int64_t nodes, int64_t parts) {
     layer free_layers[MOST];
@@ -170,7 +170,7 @@ static lanes unpass(layer *of, lanes value) {
 
 /* Mean and mean square of g(z), the inverse of all layers, at every node: z and weight (n) are of a quadrature, n a
  * multiple of 16; table (3 pairs, nodes), parameters (3, pairs), mean, square (nodes). */
-void flow_moments(const float *table, const float *parameters, const float *z, const float *weight, float *mean,
+void radial_moments(const float *table, const float *parameters, const float *z, const float *weight, float *mean,
                   float *square, int64_t n, int64_t pairs, int64_t nodes) {
     layer free_layers[MOST];
     shape_free(free_layers, parameters, pairs);
@@ -195,7 +195,7 @@ void flow_moments(const float *table, const float *parameters, const float *z, c
 
 /* From the gradient in the mean at every node to d_table (3 pairs, nodes) and, by parts of the nodes, d_parameters
  * (parts, 3, pairs), zero before. */
-void flow_moments_backward(const float *table, const float *parameters, const float *z, const float *weight,
+void radial_moments_backward(const float *table, const float *parameters, const float *z, const float *weight,
                            const float *d_mean, float *d_table, float *d_parameters, int64_t n, int64_t pairs,
                            int64_t nodes, int64_t parts) {
     layer free_layers[MOST];

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tiltfield.kernels import native
-from tiltfield.kernels.flow import MOST_PAIRS
+from tiltfield.kernels.radial import MOST_PAIRS
 from tiltfield.noise.flow import RadialFlow
 from tiltfield.noise.gaussian import PoissonGaussian
 
