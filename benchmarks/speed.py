@@ -43,8 +43,13 @@ PARTS = {
 }
 
 CHANGES = {
-    "network": "network in pieces that fit the cache",
-    "encoding": "interpolation of all levels into one array",
+    "kernels": "all kernels in C",
+    "network": "network in C",
+    "encoding": "interpolation in C",
+    "projector": "projector in C, without a matrix",
+    "variation": "total variation and its gradient in C",
+    "noise": "flow in C",
+    "optimiser": "Adam on planes in C",
     "windows": "tables read and optimised by windows of planes",
     "flow": "flow that learns every fourth step",
     "memory": "freed memory kept",
@@ -67,7 +72,7 @@ def measured(name: str, file: Path, *more: str, source: Path | None = None) -> F
     """
     source = (source or ROOT / "src").resolve()
     command = [sys.executable, str(Path(__file__).with_name("speed_measures.py")), name, str(file), *more]
-    environment = {**os.environ, "PYTHONPATH": str(source)}
+    environment = {"OMP_WAIT_POLICY": "PASSIVE", **os.environ, "PYTHONPATH": str(source)}  # torch comes first there
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment)
     figures = json.loads(done.stdout.splitlines()[-1])
     if not Path(figures["package"]).is_relative_to(source):
@@ -114,7 +119,7 @@ def sizes_table(results: Mapping[int, Figures], speed: Mapping[str, float]) -> s
         "processor time a point, µs": lambda f: f"{f['processor_us']:.2f}",
         "a pass, s": lambda f: f"{f['pass_seconds']:.2f}",
         **{f"share of {title}": lambda f, part=part: f"{f['shares'][part]:.1%}" for part, title in PARTS.items()},
-        "products a point, FLOP": lambda f: f"{f['flop']:.0f}",
+        "products of the network a point, FLOP": lambda f: f"{f['flop']:.0f}",
         "of the speed of products": lambda f: f"{f['points_per_second'] * f['flop'] / flop_limit:.0%}",
         "least traffic a point, bytes": lambda f: f"{f['bytes']:.0f}",
         "of the speed of copies": lambda f: f"{f['points_per_second'] * f['bytes'] / copy_limit:.0%}",

@@ -9,6 +9,7 @@ measured by PYTHONPATH.
 from __future__ import annotations
 
 import contextlib
+import importlib
 import inspect
 import json
 import resource
@@ -102,16 +103,10 @@ def pace(file: Path, undone: str = "") -> Figures:
         return _pace(*begin(file))
 
 
-def _plain_network() -> Any:
-    from tiltfield.kernels.perceptron import perceptron_plainly
-
-    return mock.patch("tiltfield.fields.hashgrid.perceptron", perceptron_plainly)
-
-
-def _plain_encoding() -> Any:
-    from tiltfield.kernels.interpolation import interpolate_plainly
-
-    return mock.patch("tiltfield.fields.hashgrid.interpolate", interpolate_plainly)
+def _plain(module: str, name: str, home: str, twin: str) -> Any:
+    """Return a context in which a module has the plain twin of a function or class."""
+    plain = getattr(importlib.import_module(f"tiltfield.{home}"), twin)
+    return mock.patch(f"tiltfield.{module}.{name}", plain)
 
 
 def _whole_tables() -> Any:
@@ -122,8 +117,13 @@ def _whole_tables() -> Any:
 
 
 UNDONE: dict[str, Callable[[], Any]] = {
-    "network": _plain_network,
-    "encoding": _plain_encoding,
+    "kernels": lambda: mock.patch.dict("os.environ", {"TILTFIELD_NATIVE": "0"}),
+    "network": lambda: _plain("kernels.perceptron", "_Native", "kernels.perceptron", "_Perceptron"),
+    "encoding": lambda: _plain("kernels.interpolation", "_Native", "kernels.interpolation", "_Interpolate"),
+    "projector": lambda: mock.patch("tiltfield.kernels.cpu_projector.usable", return_value=False),
+    "variation": lambda: _plain("regularise", "variation", "kernels.variation", "variation_plainly"),
+    "noise": lambda: mock.patch("tiltfield.noise.flow.RadialFlow._native", return_value=False),
+    "optimiser": lambda: _plain("kernels.window", "descend", "kernels.window", "descend_plainly"),
     "windows": _whole_tables,
     "flow": lambda: mock.patch("tiltfield.fit.LEARN_EVERY", 1),
     "memory": contextlib.nullcontext,  # see main()
@@ -181,28 +181,19 @@ def shares(problem: Any, state: Any, schedule: Any) -> dict[str, float]:
 
 
 def needs(problem: Any, state: Any, schedule: Any) -> Figures:
-    """Return FLOPs of the dense products, counted in real steps, and the least bytes, a point.
+    """Return FLOPs of the network's products and the least bytes, a point.
 
-    Bytes: the planes of the tables that a step touches are read, their gradient written and read, they and their two
-    moments read and written; density and its gradient are written and read. Features need not leave the cache.
+    FLOPs: every weight has a product and a sum forwards, and two of each on the way back. Bytes: the planes of the
+    tables that a step touches are read, their gradient written and read, they and their two moments read and written;
+    density and its gradient are written and read. Features need not leave the cache.
     """
-    from torch.utils.flop_counter import FlopCounterMode
-
-    from tiltfield.fit import step
-
     points = _points(problem, schedule)
-    with FlopCounterMode(display=False) as counter:
-        for _ in range(GROUP):
-            step(problem, state, schedule, 0.2)
-    sparse = sum(counter.get_flop_counts().get("SliceProjector", {}).values())  # counted as if the matrix were dense
     entries = 0.0
     for level in state.field.levels:
         planes = min(level.nodes[1], schedule.block / level.cell + 1)
         entries += planes * level.table[0].numel()
-    return {
-        "flop": (counter.get_total_flops() - sparse) / GROUP / points,
-        "bytes": 4 * (9 * entries / points + 4),
-    }
+    weights = sum(weight.numel() for weight in state.field.weights)
+    return {"flop": 6 * weights, "bytes": 4 * (9 * entries / points + 4)}
 
 
 # ---- whole runs ----------------------------------------------------------------------------------------------------

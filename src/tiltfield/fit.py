@@ -10,6 +10,7 @@ of each block's slices.
 from __future__ import annotations
 
 import copy
+import functools
 import math
 import time
 from collections.abc import Callable
@@ -91,7 +92,7 @@ def step(problem: Problem, state: FitState, schedule: Schedule, done: float) -> 
     first = _next_block(state, problem.box.n_y, schedule.block)
     block = slice(first, min(first + schedule.block, problem.box.n_y))
     rows = ranks.share(block)
-    shift = (torch.rand(3, generator=state.generator) - 0.5) * schedule.jitter
+    shift = (torch.rand(3, generator=state.generator) - 0.5) * schedule.jitter if schedule.jitter else None
     seen = problem.seen_by(rows)
     prior_rows = slice(rows.start, min(rows.stop + 1, block.stop))  # the variation of a share ends in the next one
     wide = slices_of(state.field, problem.box, slice(seen.start, max(seen.stop, prior_rows.stop)), shift)
@@ -171,10 +172,16 @@ def slices_of(density: Field, box: Box, rows: slice, shift: Tensor | None = None
         shape (rows, n_z, n_x).
     """
     device = next(density.parameters()).device
-    z, y, x = (centred(n, device=device) for n in box.shape)
+    z, y, x = (_axis(n, device) for n in box.shape)
     if shift is not None:
         z, y, x = (axis + float(s) for axis, s in zip((z, y, x), shift, strict=True))
     return density.slices(z, y[rows], x)
+
+
+@functools.lru_cache(maxsize=16)
+def _axis(n: int, device: torch.device) -> Tensor:
+    """Return centred coordinates; the same tensor each time, so that a field may keep what it makes of it."""
+    return centred(n, device=device)
 
 
 def _next_block(state: FitState, n_rows: int, block: int) -> int:
@@ -376,5 +383,6 @@ def held_out(problem: Problem, noise: NoiseModel, clean: Tensor) -> dict[str, fl
 def _held_log_prob(part: Problem, noise: NoiseModel, clean: Tensor) -> Tensor:
     """Return log p of the held-out pixels of a block, given its clean images."""
     if noise.axis is None:  # pixels are independent: the others need not be looked at
-        return noise.log_prob(part.observed[part.held], clean[part.held])
+        where = part.held.flatten().nonzero()[:, 0]
+        return noise.log_prob(part.observed.take(where), clean.take(where))
     return noise.log_prob(part.observed, clean, part.labels)[part.held]

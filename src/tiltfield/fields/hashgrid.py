@@ -147,6 +147,7 @@ class HashGrid(Field):
         """
         super().__init__()
         self.box, self.scale = box, scale
+        self._kept: tuple[Tensor, Tensor, tuple[Between, Between]] | None = None
         ratio = (finest / coarsest) ** (1 / max(1, n_levels - 1))
         self.levels = nn.ModuleList(
             GridLevel(box, coarsest * ratio**level, n_features, 2**log2_table, generator) for level in range(n_levels)
@@ -175,12 +176,18 @@ class HashGrid(Field):
         levels = [cast(GridLevel, level) for level in self.levels]
         table = levels[0].table
         if any(axis.requires_grad for axis in (z, y, x)):
-            features = interpolate_plainly(*_around(levels, z, y, x)).flatten(1)
+            features = interpolate_plainly(*_around(levels, y, _across(levels, z, x))).flatten(1)
         elif kernels.usable(table.device, table.dtype):
             features = _encoded(levels, z, y, x).flatten(2)
         else:
-            features = interpolate(*_around(levels, z, y, x)).flatten(1)
+            features = interpolate(*_around(levels, y, self._across(z, x))).flatten(1)
         return self.decode(features).reshape(len(y), len(z), len(x))
+
+    def _across(self, z: Tensor, x: Tensor) -> tuple[Between, Between]:
+        """Return where the pixels of a slice lie, kept for the next block of slices on the same grid."""
+        if self._kept is None or self._kept[0] is not z or self._kept[1] is not x:
+            self._kept = z, x, _across([cast(GridLevel, level) for level in self.levels], z, x)
+        return self._kept[2]
 
     def groups(self, learning_rate: float) -> list[dict]:
         """Return the optimiser's parameter groups: the tables, of which a step touches a window, and the network."""
@@ -211,11 +218,16 @@ def _windows(levels: list[GridLevel], y: Tensor) -> tuple[list[Tensor], Between]
     return planes, Between(rows.low - first, rows.after, count)
 
 
-def _around(levels: list[GridLevel], z: Tensor, y: Tensor, x: Tensor) -> tuple[list[Tensor], Places]:
-    """Return the nodes around a grid, each (planes, features, nodes_z · nodes_x), and where it lies among them."""
+def _across(levels: list[GridLevel], z: Tensor, x: Tensor) -> tuple[Between, Between]:
+    """Return where the pixels of a slice lie among the nodes of all levels."""
+    return _between(levels, z, 0), _between(levels, x, 2)
+
+
+def _around(levels: list[GridLevel], y: Tensor, across: tuple[Between, Between]) -> tuple[list[Tensor], Places]:
+    """Return the nodes around some rows, each (planes, features, nodes_z · nodes_x), and where pixels lie."""
     planes, rows = _windows(levels, y)
     tables = [level.at_nodes(p) for level, p in zip(levels, planes, strict=True)]
-    return tables, Places(rows, _between(levels, z, 0), _between(levels, x, 2))
+    return tables, Places(rows, *across)
 
 
 def _encoded(levels: list[GridLevel], z: Tensor, y: Tensor, x: Tensor) -> Tensor:

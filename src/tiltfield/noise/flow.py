@@ -267,4 +267,5 @@ class _Moments(Gaussian):
         last = _NODES - 1
         position = ((clean - self.low) / (self.high - self.low) * last).clamp(0, last)
         node = position.long().clamp(0, last - 1)
-        return torch.lerp(self.table[node], self.table[node + 1], position - node)
+        low, high = (self.table.index_select(0, (node + k).flatten()).view_as(clean) for k in (0, 1))
+        return torch.lerp(low, high, position - node)
