@@ -13,23 +13,11 @@ from tiltfield.contrast import Contrast
 from tiltfield.defocus import Defocus
 from tiltfield.fields import make_field
 from tiltfield.fields.base import Box
-from tiltfield.fit import (
-    Outcome,
-    Problem,
-    Schedule,
-    _close_pass,
-    evaluate_field,
-    fit,
-    fit_through,
-    held_out,
-    render,
-    slices_of,
-    start,
-    step,
-)
+from tiltfield.fit import Outcome, Problem, Schedule, _close_pass, fit, fit_through, start, step
 from tiltfield.geometry import SliceGeometry, centred
 from tiltfield.noise import Start, make_noise
 from tiltfield.projector import SliceProjector
+from tiltfield.rendering import evaluate_field, held_out, render, slices_of
 
 N, ROWS, SIGMA = 16, 7, 0.05
 SCALE = 1 / N

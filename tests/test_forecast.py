@@ -14,12 +14,13 @@ from tiltfield.config import ReconstructConfig
 from tiltfield.errors import InputError
 from tiltfield.forecast import Forecast, check_memory, forecast, too_much, work_of
 from tiltfield.pace import step_seconds
+from tiltfield.projector import STORED_LIMIT
 from tiltfield.reconstruct import expected
 
 CPU = torch.device("cpu")
 BENCHMARK = Path(__file__).parents[1] / "benchmarks" / "forecast.py"
 FACTOR = 1.5
-MEASURED = [
+WITH_MATRIX = [
     ((61, 64, 64), {}, 558e6),
     ((61, 96, 96), {}, 681e6),
     ((61, 128, 128), {}, 762e6),
@@ -40,13 +41,29 @@ MEASURED = [
     ((61, 64, 64), {"method": "ours"}, 644e6),
     ((61, 128, 128), {"method": "ours"}, 752e6),
 ]
-"""Peak memory of whole runs, by benchmarks/forecast.py --short."""
+WITHOUT_MATRIX = [
+    ((61, 64, 64), 457e6),
+    ((61, 96, 96), 549e6),
+    ((61, 128, 128), 591e6),
+    ((61, 256, 256), 1294e6),
+    ((61, 16, 192), 473e6),
+    ((61, 32, 256), 613e6),
+]
+"""Peak memory of whole runs, by benchmarks/forecast.py --short, where the projector keeps a matrix and where not."""
 
 
-@pytest.mark.parametrize(("shape", "settings", "measured"), MEASURED)
-def test_the_memory_is_what_was_measured(shape, settings, measured):
+@pytest.mark.parametrize(("shape", "settings", "measured"), WITH_MATRIX)
+def test_the_memory_is_what_was_measured_where_a_matrix_is_kept(monkeypatch, shape, settings, measured):
+    monkeypatch.setattr("tiltfield.forecast.keeps_matrix", lambda samples: samples <= STORED_LIMIT)
     found = forecast(shape, ReconstructConfig(**settings)).memory_bytes
     assert measured / FACTOR < found < measured * FACTOR
+
+
+@pytest.mark.parametrize(("shape", "measured"), WITHOUT_MATRIX)
+def test_the_memory_is_what_was_measured_without_a_matrix(monkeypatch, shape, measured):
+    monkeypatch.setattr("tiltfield.forecast.keeps_matrix", lambda samples: False)
+    found = forecast(shape, ReconstructConfig()).memory_bytes
+    assert measured / 1.2 < found < measured * 1.2
 
 
 def run_benchmark(folder, *words):

@@ -17,8 +17,9 @@ import torch.multiprocessing as multiprocessing
 from test_fit import SCHEDULE, make_problem, make_state, parameters
 from tiltfield import Volume, ranks
 from tiltfield.defocus import Defocus
-from tiltfield.fit import evaluate_field, fit, render
+from tiltfield.fit import fit
 from tiltfield.metrics import psnr_affine
+from tiltfield.rendering import evaluate_field, render
 
 PROCESSES = 2
 ROWS = 8

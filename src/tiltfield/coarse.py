@@ -11,10 +11,11 @@ import torch
 from tiltfield import ranks
 from tiltfield.config import NOISE_NAMES, ReconstructConfig
 from tiltfield.contrast import ContrastMode
-from tiltfield.fit import evaluate_field, fit_through
+from tiltfield.fit import fit_through
 from tiltfield.geometry import full_padding, side_padding
 from tiltfield.observe import Observer
 from tiltfield.plan import Kind, Plan, first_plan, fitted_noise, make_problem, new_state
+from tiltfield.rendering import evaluate_field
 from tiltfield.schedule import Schedule
 from tiltfield.series import TiltSeries
 

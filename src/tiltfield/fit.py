@@ -10,7 +10,6 @@ of each block's slices.
 from __future__ import annotations
 
 import copy
-import functools
 import math
 import time
 from collections.abc import Callable
@@ -23,16 +22,15 @@ from torch import Tensor
 from tiltfield import ranks
 from tiltfield.contrast import Contrast
 from tiltfield.errors import InputError
-from tiltfield.fields.base import Box, Field
+from tiltfield.fields.base import Field
 from tiltfield.fitstate import FitState
-from tiltfield.geometry import centred
 from tiltfield.kernels.window import Adam, WindowAdam
 from tiltfield.noise.base import NoiseModel
 from tiltfield.problem import Problem
 from tiltfield.regularise import margin_density, total_variation
+from tiltfield.rendering import held_log_prob, slices_of
 from tiltfield.schedule import AnySchedule, Schedule
 
-HELD_ROWS = 32  # rows whose held-out pixels are judged at a time
 TRUST_FROM, TRUST_ALL = 0.1, 0.5  # share of a fit from which, and by which, it follows the noise's correlation
 LEARN_EVERY, LEARN_FROM, LEARN_FASTER = 4, 0.5, 3.0  # steps between two of a flow's, share of the tilts, larger rate
 EMPTY = 0.5  # cost of density where there is believed to be none, against that of as steep a gradient
@@ -133,7 +131,7 @@ def _likelihood(state: FitState, part: Problem, clean: Tensor, used: Tensor) -> 
         own = _nll(log_prob, part.used[:, tilts], used[:, tilts])
         nll = nll + (own - own.detach())
     with torch.no_grad():
-        return nll, _held_log_prob(part, noise, fixed)
+        return nll, held_log_prob(part, noise, fixed)
 
 
 def _nll(log_prob: Tensor, used: Tensor, of: Tensor) -> Tensor:
@@ -157,31 +155,6 @@ def _prior(problem: Problem, density: Tensor, rows: slice, block: slice) -> tupl
     share = (rows.stop - rows.start) / (block.stop - block.start)
     margin = margin_density(density[: rows.stop - rows.start], problem.scale, problem.margin)
     return variation, variation + EMPTY * share * margin
-
-
-def slices_of(density: Field, box: Box, rows: slice, shift: Tensor | None = None) -> Tensor:
-    """Return the field on the pixel grid of some rows, optionally shifted by (z, y, x) pixels.
-
-    Args:
-        density: the field.
-        box: region of the problem.
-        rows: which rows.
-        shift: shape (3,).
-
-    Returns:
-        shape (rows, n_z, n_x).
-    """
-    device = next(density.parameters()).device
-    z, y, x = (_axis(n, device) for n in box.shape)
-    if shift is not None:
-        z, y, x = (axis + float(s) for axis, s in zip((z, y, x), shift, strict=True))
-    return density.slices(z, y[rows], x)
-
-
-@functools.lru_cache(maxsize=16)
-def _axis(n: int, device: torch.device) -> Tensor:
-    """Return centred coordinates; the same tensor each time, so that a field may keep what it makes of it."""
-    return centred(n, device=device)
 
 
 def _next_block(state: FitState, n_rows: int, block: int) -> int:
@@ -319,70 +292,3 @@ def _stalled(state: FitState, schedule: AnySchedule) -> bool:
     passes = len(state.curve)
     since = passes - state.best_pass
     return passes > schedule.passes // 2 and since > max(5, schedule.patience * schedule.passes)
-
-
-def evaluate_field(problem: Problem, density: Field, block: int) -> Tensor:
-    """Return a field on the pixel grid of the whole box, shape (row, n_z, n_x).
-
-    Args:
-        problem: gives the box.
-        density: the field.
-        block: slices at a time.
-    """
-    box = problem.box
-    volume = next(density.parameters()).new_zeros(box.n_z, box.n_y, box.n_x)  # as it is written: no second copy then
-    whole = volume.transpose(0, 1)
-    with torch.no_grad():
-        for rows in _shared(box.n_y, block):
-            whole[rows] = slices_of(density, box, rows)
-    ranks.add([whole])
-    return whole
-
-
-def _shared(n_rows: int, block: int) -> list[slice]:
-    """Return this process's share of all rows, a block at a time."""
-    mine = ranks.share(slice(0, n_rows))
-    return [slice(first, min(first + block, mine.stop)) for first in range(mine.start, mine.stop, block)]
-
-
-def render(problem: Problem, density: Tensor, contrast: Contrast, block: int) -> Tensor:
-    """Return the clean images of a density, shape (row, tilt, col), in the units of the problem.
-
-    Args:
-        problem: geometry.
-        density: shape (row, n_z, n_x).
-        contrast: gain and offset.
-        block: slices at a time.
-    """
-    whole = torch.zeros_like(problem.observed)
-    with torch.no_grad():
-        for rows in _shared(len(density), block):
-            wide = problem.seen_by(rows)
-            whole[rows] = problem.image(density[wide], contrast, rows.start - wide.start, wide.stop - rows.stop)
-    ranks.add([whole])
-    return whole
-
-
-def held_out(problem: Problem, noise: NoiseModel, clean: Tensor) -> dict[str, float]:
-    """Return the mean negative log-likelihood and the root mean squared error of the held-out pixels.
-
-    Args:
-        problem: the data.
-        noise: the noise model.
-        clean: rendered images, shape (row, tilt, col).
-    """
-    with torch.no_grad():
-        blocks = [slice(i, i + HELD_ROWS) for i in range(0, problem.box.n_y, HELD_ROWS)]
-        nll = -torch.cat(
-            [_held_log_prob(problem.rows(rows.start, rows.stop), noise, clean[rows]) for rows in blocks]
-        ).mean()
-        error = (problem.observed[problem.held] - clean[problem.held]).square().mean().sqrt()
-    return {"nll": float(nll), "rmse": float(error)}
-
-
-def _held_log_prob(part: Problem, noise: NoiseModel, clean: Tensor) -> Tensor:
-    """Return log p of the held-out pixels of a block, given its clean images."""
-    if noise.axis is None:  # pixels are independent: the others need not be looked at
-        where = part.held.flatten().nonzero()[:, 0]
-        return noise.log_prob(part.observed.take(where), clean.take(where))
-    return noise.log_prob(part.observed, clean, part.labels)[part.held]

@@ -3,7 +3,7 @@
 *Memory* is counted: what is held, times how many bytes of it. The peak is either where the projector is made, as many
 coordinates are sorted, or where a fit is judged in the end, beside its optimiser and its best state. The constants were
 fitted to the peaks of whole runs, each in a process of its own (``benchmarks/forecast.py``; 31 and 61 tilts, cubes of
-64³ to 256³ and flat volumes; x86-64, torch 2.13), which they meet within 12 %.
+64³ to 256³ and flat volumes; x86-64, torch 2.13), which they meet within 15 %.
 
 *Time* is the number of steps times the seconds of one, which :func:`tiltfield.pace.step_seconds` measures on the
 machine; without a measurement, it is that of two quiet cores.
@@ -33,7 +33,7 @@ from tiltfield.schedule import POINTS, Schedule, block_size, schedule_for
 
 GIB = 2.0**30
 THICK = 0.6  # of the image's width
-BASE_BYTES = {"classical": 385e6, "published": 500e6, "neural": 515e6}  # the interpreter and libraries, what is fixed
+BASE_BYTES = {"classical": 385e6, "published": 500e6, "neural": 425e6}  # the interpreter and libraries, what is fixed
 MAKING, HOLDING, ENTRY = 180, 70, 80  # of a projector, a sample and tilt; of one that is not stored, a sample
 PIXEL_READ, PIXEL = 20, 40  # images; their slices, masks, likelihood, residuals and rendered images too
 BYTES_PER_VOXEL = {"hashgrid": 80, "mlp": 8, "voxels": 36}  # parameters, moments, best copy, the volume
@@ -43,7 +43,7 @@ GRID_BYTES, TV_BYTES = 34, 84  # of a published grid, a voxel: parameters, gradi
 SIRT_VOXEL, PUBLISHED_VOXEL = 16, 12
 OWN_FEATURES = {"hashgrid": FEATURES, "mlp": WIDTH, "voxels": 1}
 
-POINTS_PER_SECOND = {"hashgrid": 1.1e6, "mlp": 4e4, "voxels": 6e6}  # field points in training, two CPU cores
+POINTS_PER_SECOND = {"hashgrid": 2.5e6, "mlp": 4e4, "voxels": 6e6}  # field points in training, two CPU cores
 SLICE_SECONDS = 3e-9  # of a projection and its adjoint, a sample and tilt
 GRID_SECONDS, TV_SECONDS = 1e-8, 4e-8  # of a step of a published grid, a voxel
 DENOISING_SECONDS = {"bm3d": 1e-4, "topaz": 9e-5, "dwk-p": 7e-6, "dwk-g": 7e-6, "noise2self": 7e-5}  # a pixel

@@ -23,7 +23,7 @@ from tiltfield.config import NOISE_NAMES, PUBLISHED, ReconstructConfig
 from tiltfield.contrast import ContrastMode
 from tiltfield.defocus import Defocus
 from tiltfield.errors import InputError
-from tiltfield.fit import DIVERGED_ADVICE, FitState, Outcome, Step, Watcher, evaluate_field, fit, held_out, render, step
+from tiltfield.fit import DIVERGED_ADVICE, FitState, Outcome, Step, Watcher, fit, step
 from tiltfield.noise import NoiseModel
 from tiltfield.noise.scan import ORDER, Scan
 from tiltfield.observe import Observer
@@ -33,6 +33,7 @@ from tiltfield.problem import Problem
 from tiltfield.published import prepare
 from tiltfield.rays import ray_step
 from tiltfield.rehearsal import AXES, rehearse
+from tiltfield.rendering import evaluate_field, held_out, render
 from tiltfield.schedule import AnySchedule, schedule_for
 from tiltfield.series import TiltSeries
 

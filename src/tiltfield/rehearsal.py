@@ -15,7 +15,7 @@ from torch import Tensor
 
 from tiltfield import ranks
 from tiltfield.config import NOISE_NAMES, ReconstructConfig
-from tiltfield.fit import FitState, evaluate_field, fit_through, held_out, render, start
+from tiltfield.fit import FitState, fit_through, start
 from tiltfield.noise.estimate import autocorrelation
 from tiltfield.noise.file import load_noise
 from tiltfield.noise.gaussian import PoissonGaussian
@@ -24,6 +24,7 @@ from tiltfield.observe import Observer
 from tiltfield.plan import Kind, Plan, fitted_noise, new_noise, new_state
 from tiltfield.problem import Problem, hold_out_again
 from tiltfield.regularise import choose_weight
+from tiltfield.rendering import evaluate_field, held_out, render
 from tiltfield.schedule import SCANNED_ROWS, Schedule, schedule_for
 
 STRENGTHS = tuple(0.24 * 0.6**k for k in range(9))  # tried weights of the total variation, times the noise deviation

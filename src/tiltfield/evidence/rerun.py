@@ -16,7 +16,7 @@ from tiltfield import neural
 from tiltfield.config import ReconstructConfig
 from tiltfield.contrast import Contrast
 from tiltfield.errors import InputError
-from tiltfield.fit import Outcome, render
+from tiltfield.fit import Outcome
 from tiltfield.noise import Start, make_noise
 from tiltfield.noise.base import NoiseModel
 from tiltfield.noise.gaussian import L1, L2
@@ -24,6 +24,7 @@ from tiltfield.observe import Observer
 from tiltfield.plan import MISFIT, Plan, first_plan, make_problem
 from tiltfield.problem import Problem
 from tiltfield.reconstruct import keep_freed_memory, pick_device, reconstruct
+from tiltfield.rendering import render
 from tiltfield.runfolder import RunFolder, fingerprint
 from tiltfield.screening import fill
 from tiltfield.series import TiltSeries, Volume
