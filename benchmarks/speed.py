@@ -72,7 +72,7 @@ def measured(name: str, file: Path, *more: str, source: Path | None = None) -> F
     """
     source = (source or ROOT / "src").resolve()
     command = [sys.executable, str(Path(__file__).with_name("speed_measures.py")), name, str(file), *more]
-    environment = {"OMP_WAIT_POLICY": "PASSIVE", **os.environ, "PYTHONPATH": str(source)}  # torch comes first there
+    environment = {**os.environ, "PYTHONPATH": str(source)}
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment)
     figures = json.loads(done.stdout.splitlines()[-1])
     if not Path(figures["package"]).is_relative_to(source):

@@ -359,3 +359,19 @@ def test_a_message_goes_to_stderr_of_the_process(tmp_path):
     assert done.stderr.startswith("tiltfield: nothing.mrc")
     assert "Traceback" not in done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("use", "given", "policy"), [(90.0, None, "PASSIVE"), (0.0, None, None), (90.0, "ACTIVE", "ACTIVE")]
+)
+def test_waiting_threads_sleep_where_something_else_runs(monkeypatch, use, given, policy):
+    monkeypatch.setattr(cli.psutil, "cpu_percent", lambda interval: use)
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    if given:
+        monkeypatch.setenv("OMP_WAIT_POLICY", given)
+    else:
+        monkeypatch.setenv("OMP_WAIT_POLICY", "")  # so that what is set below is taken back
+        del os.environ["OMP_WAIT_POLICY"]
+    with pytest.raises(SystemExit):
+        cli.main(["info", "nothing.mrc"])
+    assert os.environ.get("OMP_WAIT_POLICY") == policy

@@ -11,7 +11,6 @@ The names below are imported when first used, so that ``import tiltfield`` costs
 from __future__ import annotations
 
 import importlib
-import os
 import sys
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -33,10 +32,6 @@ if TYPE_CHECKING:
     from tiltfield.volume import Volume as Volume
 
 __version__ = "0.1.0"
-
-# Threads that wait for one another sleep meanwhile. By default they spin, and take the processor from whatever else
-# runs: with another program on the machine a fit is three times slower then (docs/log.md). Read when torch is loaded.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 _HOMES = {
     "InputError": "errors",

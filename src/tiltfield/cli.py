@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+import psutil
 from cyclopts import App, CycloptsError, Group, Parameter
 from pydantic import ValidationError
 from rich.console import Console
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from tiltfield.reconstruct import Reconstruction
 
 EXIT_BUG, EXIT_INPUT, EXIT_STOPPED = 1, 2, 130
+LOOK, BUSY = 0.1, 25.0  # seconds of a look at what others do, and per cent of a processor that count as something
 PATIENCE = 30.0  # seconds that other processes give the first to say what is wrong
 
 _WORK, _RESULT, _NOISE, _TRIAL, _TOOL = (
@@ -204,8 +206,19 @@ def main(argv: Sequence[str] | None = None) -> None:
     with _errors_in_words():
         if ranks.launched() > 1 and words[:1] != ["reconstruct"]:
             raise InputError(f"only reconstruct runs in several processes, got {ranks.launched()}: leave out torchrun")
+        if words and not words[0].startswith("-"):
+            _let_threads_sleep_beside_others()
         app(words, exit_on_error=False, print_error=False)
     sys.exit(0)
+
+
+def _let_threads_sleep_beside_others() -> None:
+    """Ask that waiting threads sleep if something else uses the processors; read when torch is loaded.
+
+    By default they spin, which is quicker where nothing else runs, and several times slower where something does.
+    """
+    if "OMP_WAIT_POLICY" not in os.environ and psutil.cpu_percent(interval=LOOK) * (psutil.cpu_count() or 1) > BUSY:
+        os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
 
 
 @contextlib.contextmanager
