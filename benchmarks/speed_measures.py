@@ -213,12 +213,12 @@ def whole(file: Path, seconds: str = "") -> Figures:
     from tiltfield import neural
     from tiltfield.config import ReconstructConfig
     from tiltfield.fit import fit, step
+    from tiltfield.reconstruct import reconstruct
 
     try:
         from tiltfield.rendering import evaluate_field
     except ImportError:  # in checkouts before 2026-11-28
         from tiltfield.fit import evaluate_field
-    from tiltfield.reconstruct import reconstruct
 
     series, _ = series_of(file)
     with np.load(file) as cell:

@@ -5,11 +5,11 @@ import pytest
 import torch
 
 from tiltfield.geometry import SliceGeometry
-from tiltfield.kernels import cpu_projector, native
+from tiltfield.kernels import cpu_projector
 from tiltfield.kernels.cpu_projector import Strips
 from tiltfield.projector import SliceProjector
 
-pytestmark = pytest.mark.skipif(bool(native.obstacle()), reason=native.obstacle() or "no reason")
+pytestmark = pytest.mark.usefixtures("compiler")
 
 TILTS = [-89.0, -46.0, -30.0, -1e-7, 0.0, 1e-3, 41.0, 45.0, 67.0]
 SIZES = [(7, 15, 15), (9, 24, 15), (8, 9, 40), (3, 34, 33), (32, 16, 48), (1, 6, 6), (5, 1, 4), (1, 1, 1)]
@@ -26,15 +26,6 @@ def plain(geometry):
 
 def normal(*shape, seed=0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
-@pytest.fixture(params=[1, 2])
-def threads(request):
-    """Compute with so many threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(request.param)
-    yield request.param
-    torch.set_num_threads(before)
 
 
 @pytest.mark.usefixtures("threads")

@@ -9,6 +9,9 @@ typedef float lanes __attribute__((vector_size(64), aligned(4)));
 typedef int32_t marks __attribute__((vector_size(64), aligned(4))); /* of a comparison: 0 or -1; or whole numbers */
 #define LANES 16
 
+static inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+static inline int64_t up(int64_t value, int64_t of) { return (value + of - 1) / of * of; } /* to a multiple */
+
 static inline lanes all(float value) { return value - (lanes){0}; }
 static inline lanes load(const float *from) { return *(const lanes *)from; }
 static inline void store(float *to, lanes values) { *(lanes *)to = values; }

@@ -8,9 +8,9 @@
  *
  * Along x, where pixels are in step with nodes, each takes of two neighbours in memory; elsewhere sixteen results at a
  * time are sums over the few values that give to them, with a vector of weights for each. */
-#include <omp.h>
-#include <stdlib.h>
 #include "native.h"
+
+#include <omp.h>
 
 typedef struct { /* pixels of a level along an axis */
     int64_t pixels, nodes;
@@ -30,8 +30,6 @@ typedef struct {
     band along_x;
 } level;
 
-static int64_t up(int64_t n) { return (n + LANES - 1) / LANES * LANES; }
-static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 static int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
 
 /* Memory for so many vectors, each in a cache line of its own. */
@@ -39,7 +37,7 @@ static void *room(int64_t vectors) { return aligned_alloc(sizeof(lanes), sizeof(
 
 /* What nodes give to pixels along an axis, or, back, pixels to nodes. */
 static band make_band(axis x, int back) {
-    const int64_t results = back ? x.nodes : x.pixels, values = back ? x.pixels : x.nodes, blocks = up(results) / LANES;
+    const int64_t results = back ? x.nodes : x.pixels, values = back ? x.pixels : x.nodes, blocks = up(results, LANES) / LANES;
     band made = {.blocks = blocks, .first = malloc(sizeof(int64_t) * (size_t)(2 * blocks + 1)),
                  .weights = malloc(sizeof(lanes *) * (size_t)(blocks + 1))};
     made.last = made.first + blocks;
@@ -136,9 +134,9 @@ typedef struct {
 } workspace;
 
 static workspace make_workspace(const level *levels, int64_t n_levels) {
-    const int64_t pixels = up(levels[0].x.pixels);
+    const int64_t pixels = up(levels[0].x.pixels, LANES);
     int64_t nodes = 0;
-    for (int64_t l = 0; l < n_levels; l++) nodes = most(nodes, up(levels[l].x.nodes));
+    for (int64_t l = 0; l < n_levels; l++) nodes = most(nodes, up(levels[l].x.nodes, LANES));
     float *memory = room((2 * pixels + nodes) / LANES);
     return (workspace){{memory, memory + pixels}, memory + 2 * pixels, {-1, -1}};
 }

@@ -13,11 +13,9 @@
 #define COLUMNS 6 /* channels of S at a time */
 #define BITS 32
 
-static int64_t up(int64_t value, int64_t of) { return (value + of - 1) / of * of; }
-
 /* Copy a tile of rows of n numbers, zero beyond. */
 static void take(lanes *to, const float *from, int64_t rows, int64_t n, int64_t first, int64_t width) {
-    int64_t count = n - first < width ? n - first : width;
+    int64_t count = least(n - first, width);
     float *flat = (float *)to;
     for (int64_t r = 0; r < rows; r++) {
         memcpy(flat + r * width, from + r * n + first, count * sizeof(float));
@@ -26,7 +24,7 @@ static void take(lanes *to, const float *from, int64_t rows, int64_t n, int64_t 
 }
 
 static void give(float *to, const lanes *from, int64_t rows, int64_t n, int64_t first, int64_t width) {
-    int64_t count = n - first < width ? n - first : width;
+    int64_t count = least(n - first, width);
     for (int64_t r = 0; r < rows; r++) memcpy(to + r * n + first, (const float *)from + r * width, count * sizeof(float));
 }
 

@@ -39,8 +39,6 @@ typedef struct {
     int64_t base;
 } windows;
 
-static int64_t up(int64_t value, int64_t of) { return (value + of - 1) / of * of; }
-static inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 static inline lanes positive(lanes values) { return where(values > 0, values, all(0)); }
 
 /* The numbers low, high at sixteen places from 0 to 31. */

@@ -91,8 +91,6 @@ static lanes some(const float *from, int64_t count) {
     return values;
 }
 
-static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
-
 /* noise, base (log σ before the change), position among the nodes, z, log_det: (n); table (3 pairs + 2, nodes),
  * parameters of the free layers (3, pairs). */
 void radial_forward(const float *noise, const float *base, const float *position, const float *table,
@@ -168,6 +166,16 @@ static lanes unpass(layer *of, lanes value) {
     return of->value;
 }
 
+/* All layers at a node of `table` (3 pairs, nodes). */
+static void shape_at(layer *layers, const layer *free_layers, const float *table, int64_t node, int64_t pairs,
+                     int64_t nodes) {
+    const float *here = table + node;
+    memcpy(layers, free_layers, pairs * sizeof(layer));
+    for (int64_t k = 0; k < pairs; k++)
+        shape(&layers[pairs + k], all(here[k * nodes]), all(here[(pairs + k) * nodes]),
+              all(here[(2 * pairs + k) * nodes]));
+}
+
 /* Mean and mean square of g(z), the inverse of all layers, at every node: z and weight (n) are of a quadrature, n a
  * multiple of 16; table (3 pairs, nodes), parameters (3, pairs), mean, square (nodes). */
 void radial_moments(const float *table, const float *parameters, const float *z, const float *weight, float *mean,
@@ -178,10 +186,7 @@ void radial_moments(const float *table, const float *parameters, const float *z,
     for (int64_t node = 0; node < nodes; node++) {
         layer layers[2 * MOST];
         lanes first = {0}, second = {0};
-        memcpy(layers, free_layers, pairs * sizeof(layer));
-        for (int64_t k = 0; k < pairs; k++)
-            shape(&layers[pairs + k], all(table[k * nodes + node]), all(table[(pairs + k) * nodes + node]),
-                  all(table[(2 * pairs + k) * nodes + node]));
+        shape_at(layers, free_layers, table, node, pairs, nodes);
         for (int64_t i = 0; i < n; i += LANES) {
             lanes value = load(z + i);
             for (int64_t k = 2 * pairs - 1; k >= 0; k--) value = unpass(&layers[k], value);
@@ -205,10 +210,7 @@ void radial_moments_backward(const float *table, const float *parameters, const 
         for (int64_t node = nodes * part / parts; node < nodes * (part + 1) / parts; node++) {
             layer layers[2 * MOST];
             lanes sums[2 * MOST][3] = {0};
-            memcpy(layers, free_layers, pairs * sizeof(layer));
-            for (int64_t k = 0; k < pairs; k++)
-                shape(&layers[pairs + k], all(table[k * nodes + node]), all(table[(pairs + k) * nodes + node]),
-                      all(table[(2 * pairs + k) * nodes + node]));
+            shape_at(layers, free_layers, table, node, pairs, nodes);
             for (int64_t i = 0; i < n; i += LANES) {
                 lanes value = load(z + i), gradient = d_mean[node] * load(weight + i), d[3];
                 for (int64_t k = 2 * pairs - 1; k >= 0; k--) value = unpass(&layers[k], value);

@@ -7,8 +7,6 @@
  */
 #include "native.h"
 
-#include <stdlib.h>
-
 /* ε, κ, δ in the units of the density, ψ, and the factor that makes the sum a mean in units of the typical density. */
 typedef struct {
     float sharpness, edge, dense, top, unit;
