@@ -61,7 +61,7 @@ def coarse_fit(series: TiltSeries, plan: Plan, config: ReconstructConfig, device
     )
     problem = make_problem(binned, small, config.seed, device, mask_sides=False)
     schedule = Schedule(
-        passes=150,
+        passes=75,
         block=min(max(8, 2 * ranks.count()), problem.box.n_y),
         tv_weight=COARSE_STRENGTH / small.deviation,
         learning_rate=0.3,

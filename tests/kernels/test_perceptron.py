@@ -48,13 +48,20 @@ def test_a_network_by_hand():
 
 
 @pytest.mark.usefixtures("compiler")
-@pytest.mark.parametrize("sizes", [(5, 7, 1), (1, 1, 1), (24, 64, 1), (48, 70, 1)], ids=str)
+# by tiles a product is within 2^-16 of it, and terms may cancel
+@pytest.mark.parametrize(("kernel", "error"), [("perceptron", 2e-6), ("tiles", 2**-14)], ids=["vectors", "tiles"])
+@pytest.mark.parametrize("sizes", [(5, 7, 1), (1, 1, 1), (24, 64, 1), (32, 64, 1), (48, 70, 1)], ids=str)
 @pytest.mark.parametrize(("batch", "n"), [((), 1), ((3,), 31), ((), 128), ((2,), 1003)], ids=str)
-def test_the_kernel_in_c_is_the_plain_network_in_double_precision(sizes, batch, n, threads):
+def test_the_kernel_in_c_is_the_plain_network_in_double_precision(kernel, error, sizes, batch, n, threads, monkeypatch):
+    if kernel == "tiles" and module._kernel() != "tiles":
+        pytest.skip("the processor has no tiles (AMX)")
+    monkeypatch.setattr(module, "_kernel", lambda: kernel)
     generator = torch.Generator().manual_seed(2)
     weights, biases = network(sizes)
     x = torch.randn(*batch, sizes[0], n, generator=generator, dtype=F64)
     given = torch.randn(*batch, 1, n, generator=generator, dtype=F64)
+    inner = weights[0] @ x + biases[0]
+    given = given * (inner.abs() > 1e-3).all(-2, keepdim=True)  # near its bend a unit may be on or off
 
     def values_and_gradients(function, dtype):
         inputs = [tensor.detach().to(dtype).requires_grad_() for tensor in (x, *weights, *biases)]
@@ -63,4 +70,4 @@ def test_the_kernel_in_c_is_the_plain_network_in_double_precision(sizes, batch, 
 
     exact = values_and_gradients(perceptron_plainly, F64)
     for fast, right in zip(values_and_gradients(perceptron, torch.float32), exact, strict=True):
-        torch.testing.assert_close(fast.double(), right, rtol=0, atol=2e-6 * max(1.0, right.abs().max().item()))
+        torch.testing.assert_close(fast.double(), right, rtol=0, atol=error * max(1.0, right.abs().max().item()))

@@ -7,6 +7,7 @@ of W ∘ S. So the way back needs to know which units are on, and no more.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator, Sequence
 
@@ -103,6 +104,14 @@ def _pieces(features: Tensor, *others: Tensor) -> Iterator[tuple[Tensor, ...]]:
 _TILE, _BITS = 32, 32  # points and units whose marks lie together, as in native_perceptron.c
 
 
+@functools.cache
+def _kernel() -> str:
+    """Return the name of the kernel: by the processor's tiles if it has them, else by vectors."""
+    there = torch.zeros(1, dtype=torch.int32)
+    native.call("tiles_there", there)
+    return "tiles" if there.item() else "perceptron"
+
+
 class _Native(torch.autograd.Function):
     @staticmethod
     def forward(ctx, features: Tensor, inner: Tensor, outer: Tensor, bias: Tensor, last: Tensor) -> Tensor:  # type: ignore[no-untyped-def]  # noqa: ANN001
@@ -112,7 +121,7 @@ class _Native(torch.autograd.Function):
         on = torch.empty(batch, *marks, dtype=torch.int32)
         out = features.new_empty(batch, 1, n)
         for x, y, m in zip(features, out, on, strict=True):
-            native.call("perceptron_forward", x, affine, outer, last.item(), y, m, n, channels, len(inner))
+            native.call(f"{_kernel()}_forward", x, affine, outer, last.item(), y, m, n, channels, len(inner))
         ctx.save_for_backward(features, affine, outer, on)
         return out
 
@@ -126,6 +135,6 @@ class _Native(torch.autograd.Function):
         sums = torch.zeros_like(affine)
         for x, g, m, dx in zip(features, gradient, on, d_features, strict=True):
             sizes = (x.shape[1], len(x), len(affine), len(total))
-            native.call("perceptron_backward", x, g, m, back, dx, total, *sizes)
+            native.call(f"{_kernel()}_backward", x, g, m, back, dx, total, *sizes)
             sums += total.sum(0)
         return d_features, *_of_weights(affine, outer, sums), gradient.sum()[None, None]
