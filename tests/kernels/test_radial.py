@@ -1,5 +1,7 @@
 """The flow's layers in C are those of plain torch in double precision: values and gradients."""
 
+import copy
+
 import pytest
 import torch
 
@@ -98,3 +100,20 @@ def test_more_layers_than_the_kernel_takes_are_done_plainly(monkeypatch):
     noise, clean = pixels(20)
     z, _ = model.to_normal(noise, clean)
     assert z.isfinite().all()
+
+
+@pytest.mark.parametrize("n", [0, 1, PIXELS])
+def test_the_gaussian_of_equal_moments_is_that_of_plain_torch(n, threads):
+    moments = flow(4).moments()
+    noise, clean = pixels(n)
+    exact = copy.deepcopy(moments)
+    exact.table = moments.table.double()
+
+    def values_and_slope(model, dtype):
+        where = clean.to(dtype).requires_grad_()
+        law = model.log_law(clean.to(dtype) + noise.to(dtype), where)
+        return {"law": law.detach(), "slope": torch.autograd.grad(law.sum(), where)[0]}
+
+    fast, right = values_and_slope(moments, torch.float32), values_and_slope(exact, torch.float64)
+    for name, value in right.items():
+        torch.testing.assert_close(fast[name].double(), value, rtol=1e-5, atol=2e-5)

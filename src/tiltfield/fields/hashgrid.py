@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, cast
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from tiltfield import kernels
 from tiltfield.fields.base import Box, Field
+from tiltfield.kernels.density import density
 from tiltfield.kernels.interpolation import Between, Places, between, interpolate, interpolate_plainly
 from tiltfield.kernels.perceptron import perceptron
 from tiltfield.kernels.window import window
@@ -19,6 +21,7 @@ if TYPE_CHECKING:  # Triton, which it imports, is not everywhere
 
 GROWTH = 1 / 8  # of the density beyond the linear
 TABLES_FASTER = 2.0  # rate of the tables over that of the network: a plane moves only while a step touches it
+KEPT_ROWS = 1024  # blocks of rows whose places are kept
 _PRIME = 2654435761  # for z, beside 1 for x; Müller et al., eq. 4
 
 
@@ -148,6 +151,7 @@ class HashGrid(Field):
         super().__init__()
         self.box, self.scale = box, scale
         self._kept: tuple[Tensor, Tensor, tuple[Between, Between]] | None = None
+        self._rows: dict[tuple, tuple[list[int], Between]] = {}
         ratio = (finest / coarsest) ** (1 / max(1, n_levels - 1))
         self.levels = nn.ModuleList(
             GridLevel(box, coarsest * ratio**level, n_features, 2**log2_table, generator) for level in range(n_levels)
@@ -163,8 +167,7 @@ class HashGrid(Field):
 
     def decode(self, features: Tensor) -> Tensor:
         """Return densities, shape (..., n), of features of shape (..., channels, n)."""
-        p = nn.functional.softplus(perceptron(features, list(self.weights), list(self.biases)).squeeze(-2))
-        return self.scale * (p + GROWTH * p.square())
+        return density(perceptron(features, list(self.weights), list(self.biases)).squeeze(-2), self.scale, GROWTH)
 
     def forward(self, points: Tensor) -> Tensor:
         """Return the density at points (z, y, x), shape (..., 3) to (...)."""
@@ -176,11 +179,11 @@ class HashGrid(Field):
         levels = [cast(GridLevel, level) for level in self.levels]
         table = levels[0].table
         if any(axis.requires_grad for axis in (z, y, x)):
-            features = interpolate_plainly(*_around(levels, y, _across(levels, z, x))).flatten(1)
+            features = interpolate_plainly(*_around(levels, _among(levels, y), _across(levels, z, x))).flatten(1)
         elif kernels.usable(table.device, table.dtype):
             features = _encoded(levels, z, y, x).flatten(2)
         else:
-            features = interpolate(*_around(levels, y, self._across(z, x))).flatten(1)
+            features = interpolate(*_around(levels, self._among(y), self._across(z, x))).flatten(1)
         return self.decode(features).reshape(len(y), len(z), len(x))
 
     def _across(self, z: Tensor, x: Tensor) -> tuple[Between, Between]:
@@ -188,6 +191,15 @@ class HashGrid(Field):
         if self._kept is None or self._kept[0] is not z or self._kept[1] is not x:
             self._kept = z, x, _across([cast(GridLevel, level) for level in self.levels], z, x)
         return self._kept[2]
+
+    def _among(self, y: Tensor) -> tuple[list[int], Between]:
+        """Return where rows lie, kept for the next time that they are asked for."""
+        rows = (y.dtype, *y.tolist())
+        if rows not in self._rows:
+            if len(self._rows) == KEPT_ROWS:
+                self._rows.clear()
+            self._rows[rows] = _among([cast(GridLevel, level) for level in self.levels], y)
+        return self._rows[rows]
 
     def groups(self, learning_rate: float) -> list[dict]:
         """Return the optimiser's parameter groups: the tables, of which a step touches a window, and the network."""
@@ -209,13 +221,17 @@ def _between(levels: list[GridLevel], coordinate: Tensor, axis: int) -> Between:
     return between(_position(coordinate, levels[0].reach[axis], cell, last), nodes)
 
 
-def _windows(levels: list[GridLevel], y: Tensor) -> tuple[list[Tensor], Between]:
-    """Return the planes around some rows, each (planes, features, entries), and where these lie among them."""
+def _among(levels: list[GridLevel], y: Tensor) -> tuple[list[int], Between]:
+    """Return the first plane around some rows in every level, and where the rows lie among the planes from there on."""
     rows = _between(levels, y, 1)
     first = rows.low.amin(1, keepdim=True)
     count = (rows.low.amax(1, keepdim=True) + 2 - first).flatten().tolist()
-    planes = [window(level.table, *of) for level, *of in zip(levels, first.flatten().tolist(), count, strict=True)]
-    return planes, Between(rows.low - first, rows.after, count)
+    return first.flatten().tolist(), Between(rows.low - first, rows.after, count)
+
+
+def _planes(levels: list[GridLevel], first: list[int], count: Sequence[int]) -> list[Tensor]:
+    """Return some planes of every level, each (planes, features, entries)."""
+    return [window(level.table, *of) for level, *of in zip(levels, first, count, strict=True)]
 
 
 def _across(levels: list[GridLevel], z: Tensor, x: Tensor) -> tuple[Between, Between]:
@@ -223,11 +239,13 @@ def _across(levels: list[GridLevel], z: Tensor, x: Tensor) -> tuple[Between, Bet
     return _between(levels, z, 0), _between(levels, x, 2)
 
 
-def _around(levels: list[GridLevel], y: Tensor, across: tuple[Between, Between]) -> tuple[list[Tensor], Places]:
+def _around(
+    levels: list[GridLevel], rows: tuple[list[int], Between], across: tuple[Between, Between]
+) -> tuple[list[Tensor], Places]:
     """Return the nodes around some rows, each (planes, features, nodes_z · nodes_x), and where pixels lie."""
-    planes, rows = _windows(levels, y)
-    tables = [level.at_nodes(p) for level, p in zip(levels, planes, strict=True)]
-    return tables, Places(rows, *across)
+    first, among = rows
+    planes = _planes(levels, first, among.nodes)
+    return [level.at_nodes(p) for level, p in zip(levels, planes, strict=True)], Places(among, *across)
 
 
 def _encoded(levels: list[GridLevel], z: Tensor, y: Tensor, x: Tensor) -> Tensor:
@@ -237,6 +255,7 @@ def _encoded(levels: list[GridLevel], z: Tensor, y: Tensor, x: Tensor) -> Tensor
     ends, rows = torch.cat([z[:1], z[-1:], x[:1], x[-1:], y]).cpu().split([4, len(y)])  # the GPU is asked once
     top, bottom, left, right = ends.tolist()
     lattices = [level.lattice((top, bottom, len(z)), (left, right, len(x))) for level in levels]
-    planes, among = _windows(levels, rows)  # places on the CPU: they ask nothing of the GPU
+    first, among = _among(levels, rows)  # places on the CPU: they ask nothing of the GPU
+    planes = _planes(levels, first, among.nodes)
     mixed = [torch.tensordot(among.matrix(i).to(p.device), p, 1) for i, p in enumerate(planes)]
     return encode(mixed, lattices)

@@ -15,6 +15,14 @@ static inline int64_t up(int64_t value, int64_t of) { return (value + of - 1) / 
 static inline lanes all(float value) { return value - (lanes){0}; }
 static inline lanes load(const float *from) { return *(const lanes *)from; }
 static inline void store(float *to, lanes values) { *(lanes *)to = values; }
+
+/* Up to sixteen numbers, zero beyond. */
+static inline lanes some(const float *from, int64_t count) {
+    lanes values = {0};
+    memcpy(&values, from, count * sizeof(float));
+    return values;
+}
+
 static inline lanes where(marks condition, lanes yes, lanes no) {
     return (lanes)(((marks)yes & condition) | ((marks)no & ~condition));
 }

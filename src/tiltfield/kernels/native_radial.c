@@ -85,12 +85,6 @@ static void shape_free(layer *layers, const float *parameters, int64_t pairs) {
         shape(&layers[k], all(parameters[k]), all(parameters[pairs + k]), all(parameters[2 * pairs + k]));
 }
 
-static lanes some(const float *from, int64_t count) {
-    lanes values = {0};
-    memcpy(&values, from, count * sizeof(float));
-    return values;
-}
-
 /* noise, base (log σ before the change), position among the nodes, z, log_det: (n); table (3 pairs + 2, nodes),
  * parameters of the free layers (3, pairs). */
 void radial_forward(const float *noise, const float *base, const float *position, const float *table,
@@ -230,4 +224,22 @@ void radial_moments_backward(const float *table, const float *parameters, const 
                         d_table[(j * pairs + k - pairs) * nodes + node] = sum;
                 }
         }
+}
+
+/* log p of the Gaussian whose log σ lies in `table` (nodes), of which an intensity of `low` has the first and `unit`
+ * nodes lie in one of 1; and the slope of log p in the clean intensity, σ taken as given. The others: (n). */
+void gaussian_law(const float *observed, const float *clean, const float *table, float *log_p, float *slope, float low,
+                  float unit, int64_t n, int64_t nodes) {
+#pragma omp parallel for schedule(static)
+    for (int64_t first = 0; first < n; first += LANES) {
+        int64_t count = least(LANES, n - first);
+        lanes seen = some(clean + first, count), last = all((float)(nodes - 1));
+        lanes position = (seen - low) * unit;
+        position = where(position < 0, all(0), where(position > last, last, position));
+        lanes log_sigma = between(table, at(position, (int32_t)nodes)), inverse = exp_of(-log_sigma);
+        lanes z = (some(observed + first, count) - seen) * inverse, law = -0.5f * z * z - log_sigma - 0.918938533f;
+        z *= inverse;
+        memcpy(log_p + first, &law, count * sizeof(float));
+        memcpy(slope + first, &z, count * sizeof(float));
+    }
 }

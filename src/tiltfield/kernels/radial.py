@@ -41,6 +41,35 @@ def mean_and_square(layers: Tensor, free: Tensor, z: Tensor, weight: Tensor) -> 
     return mean, square
 
 
+def gaussian_law(observed: Tensor, clean: Tensor, table: Tensor, low: float, high: float) -> Tensor:
+    """Return log p(observed | clean) of a Gaussian, with the gradient in `clean` that takes σ as given.
+
+    Args:
+        observed: recorded intensity, any shape.
+        clean: clean intensity, same shape.
+        table: log σ at nodes evenly spaced from `low` to `high`, linear in between and constant beyond, shape (nodes,).
+        low: clean intensity of the first node.
+        high: of the last one.
+    """
+    return _Law.apply(observed, clean, table, low, (len(table) - 1) / (high - low))
+
+
+class _Law(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, observed: Tensor, clean: Tensor, table: Tensor, low: float, unit: float) -> Tensor:  # type: ignore[no-untyped-def]  # noqa: ANN001
+        inputs = [tensor.contiguous() for tensor in (observed, clean, table)]
+        law, slope = torch.empty_like(inputs[1]), torch.empty_like(inputs[1])
+        native.call("gaussian_law", *inputs, law, slope, low, unit, clean.numel(), len(table))
+        ctx.save_for_backward(slope)
+        return law
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, given: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[no-untyped-def]  # noqa: ANN001
+        (slope,) = ctx.saved_tensors
+        return None, given * slope, None, None, None
+
+
 class _Moments(torch.autograd.Function):
     @staticmethod
     def forward(ctx, layers: Tensor, free: Tensor, z: Tensor, weight: Tensor):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN205

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from tiltfield.kernels import native
-from tiltfield.kernels.radial import MOST_PAIRS, mean_and_square, radial_layers
-from tiltfield.noise.base import NoiseModel, Recording
+from tiltfield.kernels.radial import MOST_PAIRS, gaussian_law, mean_and_square, radial_layers
+from tiltfield.noise.base import Given, NoiseModel, Recording
 from tiltfield.noise.gaussian import Gaussian, PoissonGaussian
 
 T = TypeVar("T")
@@ -261,6 +261,20 @@ class _Moments(Gaussian):
             mean, square = flow._mean_and_square(layers)
             deviation = (square - mean.square()).sqrt()
             self.table = flow.scale.log_deviation(nodes) + change[0] + deviation.log()
+
+    def log_law(
+        self,
+        observed: Tensor,
+        clean: Tensor,
+        given: Given | None = None,
+        mapped: tuple[Tensor, Tensor] | None = None,
+    ) -> Tensor:
+        """Return log p(observed | clean, neighbours), in one pass where all is a density and nothing else is known."""
+        rec = self.recording
+        masses = not (rec.low is rec.high is rec.quantum is None)
+        if masses or given is not None or mapped is not None or not native.usable(clean):
+            return super().log_law(observed, clean, given, mapped)
+        return gaussian_law(observed, clean, self.table, self.low, self.high)
 
     def log_deviation(self, clean: Tensor) -> Tensor:
         """Return log σ, linear between the nodes."""
