@@ -45,10 +45,13 @@ PARTS = {
 CHANGES = {
     "kernels": "all kernels in C",
     "network": "network in C",
+    "tiles": "network by tiles of the processor, against by vectors",
+    "density": "density of the network's output in C",
     "encoding": "interpolation in C",
     "projector": "projector in C, without a matrix",
     "variation": "total variation and its gradient in C",
     "noise": "flow in C",
+    "pull": "quasi-likelihood and its slope in C",
     "optimiser": "Adam on planes in C",
     "windows": "tables read and optimised by windows of planes",
     "flow": "flow that learns every fourth step",

@@ -116,13 +116,22 @@ def _whole_tables() -> Any:
     return mock.patch.object(HashGrid, "groups", Field.groups)
 
 
+def _pull_plainly() -> Any:
+    from tiltfield.noise.base import NoiseModel
+
+    return mock.patch("tiltfield.noise.flow._Moments.log_law", NoiseModel.log_law)
+
+
 UNDONE: dict[str, Callable[[], Any]] = {
     "kernels": lambda: mock.patch.dict("os.environ", {"TILTFIELD_NATIVE": "0"}),
     "network": lambda: _plain("kernels.perceptron", "_Native", "kernels.perceptron", "_Perceptron"),
+    "tiles": lambda: mock.patch("tiltfield.kernels.perceptron._kernel", return_value="perceptron"),
+    "density": lambda: _plain("fields.hashgrid", "density", "kernels.density", "density_plainly"),
     "encoding": lambda: _plain("kernels.interpolation", "_Native", "kernels.interpolation", "_Interpolate"),
     "projector": lambda: mock.patch("tiltfield.kernels.cpu_projector.usable", return_value=False),
     "variation": lambda: _plain("regularise", "variation", "kernels.variation", "variation_plainly"),
     "noise": lambda: mock.patch("tiltfield.noise.flow.RadialFlow._native", return_value=False),
+    "pull": _pull_plainly,
     "optimiser": lambda: _plain("kernels.window", "descend", "kernels.window", "descend_plainly"),
     "windows": _whole_tables,
     "flow": lambda: mock.patch("tiltfield.fit.LEARN_EVERY", 1),
