@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from tiltfield.errors import InputError
 from tiltfield.fields.base import Box, Field
+from tiltfield.kernels.deep import deep
 
 _SKIP = 5  # hidden layers after which the encoded point is given again (Mildenhall et al., 2020, appendix A)
 
@@ -74,11 +75,5 @@ class MLP(Field):
 
     def forward(self, points: Tensor) -> Tensor:
         """Return the density at points (z, y, x), shape (..., 3) to (...)."""
-        encoded = hidden = self.encode(points)
-        depth = len(self.weights) - 1
-        for layer in range(depth):
-            if layer == _SKIP:
-                hidden = torch.cat([hidden, encoded], dim=-1)
-            hidden = torch.relu(nn.functional.linear(hidden, self.weights[layer], self.biases[layer]))
-        output = nn.functional.linear(hidden, self.weights[depth], self.biases[depth])
-        return self.scale * torch.sigmoid(output.to(points.dtype)).squeeze(-1)
+        output = deep(self.encode(points), [*self.weights], [*self.biases], _SKIP)
+        return self.scale * torch.sigmoid(output.to(points.dtype))

@@ -61,3 +61,27 @@ static inline lanes log_of(lanes x) {
     p = p * r * z - e * 2.12194440e-4f - 0.5f * z;
     return r + p + e * 0.693359375f;
 }
+
+/* The tiles of AMX: eight registers of 16 rows of 64 bytes, where compiler, processor and system have them. */
+#if defined(__AMX_BF16__) && defined(__AVX512BF16__) && defined(__AVX512VBMI__) && defined(__BMI2__) && defined(__linux__)
+#define TILES
+#include <immintrin.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+static inline int tiles_are_allowed(void) {
+    const int ask = 0x1023, tile_data = 18; /* ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA */
+    return syscall(SYS_arch_prctl, ask, tile_data) == 0;
+}
+
+/* Before a thread's first tile; _tile_release() after its last. */
+static inline void begin_tiles(void) {
+    struct {
+        uint8_t palette, start, reserved[14];
+        uint16_t bytes[16];
+        uint8_t rows[16];
+    } shape = {.palette = 1};
+    for (int t = 0; t < 8; t++) shape.bytes[t] = 64, shape.rows[t] = 16;
+    _tile_loadconfig(&shape);
+}
+#endif

@@ -24,7 +24,13 @@ SWITCH = "TILTFIELD_NATIVE"  # 0 in the environment: leave the kernels alone
 LANES = 16  # as in native.h
 HEADER = Path(__file__).with_name("native.h")
 _SECONDS = 120  # limit of the compilation
-_TYPES = {torch.float32: "float32", torch.int32: "int32", torch.uint8: "uint8", torch.bool: "bool"}
+_TYPES = {
+    torch.float32: "float32",
+    torch.bfloat16: "bfloat16",
+    torch.int32: "int32",
+    torch.uint8: "uint8",
+    torch.bool: "bool",
+}
 
 
 def usable(tensor: Tensor) -> bool:
@@ -39,6 +45,15 @@ def usable(tensor: Tensor) -> bool:
 def obstacle() -> str:
     """Return why the kernels cannot run, in words, or nothing."""
     return _library()[1]
+
+
+@functools.cache
+def tiles() -> bool:
+    """Return whether there are kernels by the tiles of AMX that this process may use."""
+    answer = torch.zeros(1, dtype=torch.int32)
+    if not obstacle():
+        call("tiles_there", answer)
+    return bool(answer)
 
 
 def call(name: str, *arguments: Tensor | int | float) -> None:

@@ -6,11 +6,7 @@
  */
 #include "native.h"
 
-#if defined(__AMX_BF16__) && defined(__AVX512BW__) && defined(__BMI2__) && defined(__linux__)
-#include <immintrin.h>
-#include <sys/syscall.h>
-#include <unistd.h>
-
+#ifdef TILES
 #define ROWS 16   /* of a tile */
 #define POINTS 32 /* of a tile of marks */
 #define NEAR 2    /* tiles of marks at a time forwards, */
@@ -41,16 +37,6 @@ typedef struct {
 static void *many(int64_t count, size_t size) {
     size_t bytes = up(count * size, 64);
     return memset(aligned_alloc(64, bytes), 0, bytes);
-}
-
-static void begin_tiles(void) {
-    struct {
-        uint8_t palette, start, none[14];
-        uint16_t bytes[16];
-        uint8_t rows[16];
-    } shape = {.palette = 1};
-    for (int i = 0; i < 8; i++) shape.bytes[i] = sizeof(twos), shape.rows[i] = ROWS;
-    _tile_loadconfig(&shape);
 }
 
 /* Rounded to bfloat16, and what that leaves; of two numbers at each place. */
@@ -281,11 +267,7 @@ void tiles_backward(const float *x, const float *g, const int32_t *on, const flo
     free(pulled);
 }
 
-/* Whether there are tiles, and the system lets this process use them. */
-void tiles_there(int32_t *answer) {
-    const int ask = 0x1023, tile_data = 18; /* ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA */
-    *answer = syscall(SYS_arch_prctl, ask, tile_data) == 0;
-}
+void tiles_there(int32_t *answer) { *answer = tiles_are_allowed(); }
 #else
 void tiles_there(int32_t *answer) { *answer = 0; }
 #endif

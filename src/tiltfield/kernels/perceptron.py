@@ -7,7 +7,6 @@ of W ∘ S. So the way back needs to know which units are on, and no more.
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Iterator, Sequence
 
@@ -104,12 +103,9 @@ def _pieces(features: Tensor, *others: Tensor) -> Iterator[tuple[Tensor, ...]]:
 _TILE, _BITS = 32, 32  # points and units whose marks lie together, as in native_perceptron.c
 
 
-@functools.cache
 def _kernel() -> str:
     """Return the name of the kernel: by the processor's tiles if it has them, else by vectors."""
-    there = torch.zeros(1, dtype=torch.int32)
-    native.call("tiles_there", there)
-    return "tiles" if there.item() else "perceptron"
+    return "tiles" if native.tiles() else "perceptron"
 
 
 class _Native(torch.autograd.Function):
