@@ -17,17 +17,16 @@ operations a point, with 67 tilts, are as gpu_kernels.py counts them; for plain 
     network             296   24 576 tf32, 16 384 bfloat16            0.088       2.3
     softplus, square    116                                           0.035       0.9
     projector            17   3 039 float32                           0.045       1.2
-    total variation     985                                           0.294       7.5
+    total variation      16   76 float32                              0.005       0.1
     noise model         168   (0.12 pixels a point)                   0.050       1.3
     optimiser           121   (1.2 numbers a point)                   0.036       0.9
-    all                1967                                           0.63       16
+    all                 998                                           0.34        9
 
-The total variation, in plain torch, dominates: its 120 operations pass over the densities, where one kernel would need
-12 bytes a point. But a step makes some 800 launches, which take the CPU about 4 ms, and two slices keep the GPU busy
-for less than 1 ms: 22 500 steps of two slices would take 90 s, limited by launches. 2 835 steps of 16 slices (6 ms of
-work each) take about 20 s. So on a GPU a step wants eight slices or more; the projector gains twofold besides, for four
-slices share their weights. Add some 10 s for the coarse fit and the rehearsal, bound by launches too, and what the CPU
-does before and after: levels, residuals, the report, files.
+But a step makes some 680 launches, which take the CPU about 3.4 ms, and two slices keep the GPU busy for less than
+half a ms: 22 500 steps of two slices would take 77 s, limited by launches. 2 835 steps of 16 slices (3.1 ms of work
+each) take about 10 s. So on a GPU a step wants sixteen slices or more; the projector gains twofold besides, for
+four slices share their weights. Add some 10 s for the coarse fit and the rehearsal, bound by launches too, and
+what the CPU does before and after: levels, residuals, the report, files.
 """
 
 from __future__ import annotations

@@ -336,3 +336,59 @@ def test_a_fit_on_the_way_to_another_passes_ctrl_c_on(monkeypatch):
     monkeypatch.setattr("tiltfield.fit._tried", stopped)
     with pytest.raises(KeyboardInterrupt):
         fit_through(problem, make_state(problem), SCHEDULE)
+
+
+@pytest.fixture
+def streamed(monkeypatch):
+    """Return a function that keeps a problem's images in a form of the host that is of no use until rows are moved.
+
+    Numbers are doubles, 1024 times as large, masks bytes that are 0 where they hold: what a fit does not move to where
+    it computes would change it. With it comes the list of how many rows were moved at a time.
+    """
+    moved = []
+
+    def here(self, images):
+        if images.dtype in (torch.float64, torch.uint8):
+            moved.append(len(images))
+            return (images / 1024).float() if images.dtype == torch.float64 else images == 0
+        return images
+
+    def keep(problem):
+        used, held = ((~mask).to(torch.uint8) for mask in (problem.used, problem.held))
+        return replace(problem, observed=problem.observed.double() * 1024, used=used, held=held)
+
+    monkeypatch.setattr(Problem, "here", here)
+    return keep, moved
+
+
+@pytest.mark.parametrize("noise", ["poisson-gaussian", "flow", "scan-flow"])
+def test_a_fit_whose_images_are_kept_elsewhere_is_the_same_step_for_step(noise, streamed):
+    keep, moved = streamed
+    results = []
+    for problem in (make_problem(), keep(make_problem())):
+        state, steps = make_state(problem, noise=noise), []
+        fit(problem, state, SCHEDULE, lambda state, done, figures, steps=steps: steps.append(figures))
+        results.append((steps, state.curve, parameters(state)))
+    (steps, curve, right), (others, other_curve, found) = results
+    assert steps == others
+    assert curve == other_curve
+    assert same(right, found)
+    assert set(moved) == {SCHEDULE.block}
+    assert len(moved) == 3 * len(steps)  # images and two masks, once a step
+
+
+@pytest.mark.parametrize("noise", ["poisson-gaussian", "scan-flow"])
+def test_rendered_images_stay_where_the_images_are_kept_and_are_judged_by_rows(noise, monkeypatch):
+    """Doubles stand for the memory of the host; only rows become what the fit computes with."""
+    monkeypatch.setattr(Problem, "here", lambda self, images: images if images.dtype == torch.bool else images.float())
+    problem = make_problem()
+    state = make_state(problem, noise=noise)
+    density = evaluate_field(problem, state.field, 3)
+    clean = render(problem, density, state.contrast, 3)
+    kept = replace(problem, observed=problem.observed.double())
+    rendered = render(kept, density, state.contrast, 3)
+    assert rendered.dtype == torch.float64
+    assert torch.equal(rendered.float(), clean)
+    right, found = held_out(problem, state.noise, clean), held_out(kept, state.noise, rendered)
+    assert found["nll"] == right["nll"]
+    assert found["rmse"] == pytest.approx(right["rmse"], rel=1e-6)

@@ -1,12 +1,14 @@
 """Which pixels are held out, and what a block of rows is."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from tiltfield.fields.base import Box
-from tiltfield.problem import GUARD, HELD_OUT, RUN, Problem, held_out_pixels, hold_out_again
+from tiltfield.problem import GUARD, HELD_OUT, RUN, SHARE, Problem, fits, held_out_pixels, hold_out_again, placed
 
 SHAPE = (60, 41, 100)
 every_scan = pytest.mark.parametrize("scan", [0, 1, 2, -1])
@@ -166,3 +168,51 @@ def test_blocks_make_up_the_whole():
     blocks = [p.rows(start, start + 8) for start in range(0, 60, 8)]
     assert torch.equal(torch.cat([b.observed for b in blocks]), p.observed)
     assert sum(b.box.n_y for b in blocks) == p.box.n_y
+
+
+@pytest.mark.parametrize(("needed", "free", "kept"), [(0, 0, True), (25, 100, True), (26, 100, False), (1, 0, False)])
+def test_images_are_kept_on_a_gpu_if_they_take_a_quarter_of_its_memory_at_most(needed, free, kept):
+    assert SHARE == 0.25
+    assert fits(needed, free) is kept
+
+
+@pytest.mark.parametrize(("free", "unused", "kept"), [(400, 0, True), (399, 0, False), (300, 100, True)])
+def test_images_are_placed_by_what_a_gpu_has_free(free, unused, kept, monkeypatch):
+    """Bytes that torch holds and nobody uses are free too."""
+    gpu, moved, locked = torch.device("cuda", 0), [], []
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, 1000))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 50 + unused)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 50)
+    monkeypatch.setattr(torch.Tensor, "to", lambda self, device: (moved.append(device), self)[1])
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: (locked.append(self.nbytes), self)[1])
+    images = [torch.zeros(20), torch.zeros(20, dtype=torch.bool)]  # 100 bytes
+    placed(images, gpu)
+    assert (moved, locked) == (([gpu] * 2, []) if kept else ([], [80, 20]))
+
+
+def test_on_the_processor_images_stay_what_they_are():
+    images = [torch.zeros(3), torch.ones(2)]
+    assert all(a is b for a, b in zip(placed(images, torch.device("cpu")), images, strict=True))
+
+
+def test_rows_are_moved_to_the_device_and_no_others():
+    far = torch.device("meta")  # has no data: whatever is not moved would show
+    p = replace(problem(), device=far)
+    block = p.rows(56, 63)
+    for name in ("observed", "used", "held", "labels"):
+        assert getattr(p, name).device.type == "cpu"
+        assert getattr(block, name).device == far
+        assert getattr(block, name).shape == (4, *SHAPE[1:])
+    assert block.rows(1, 2).observed.shape == (1, *SHAPE[1:])
+    assert p.here(p.observed[:2]).device == far
+
+
+def test_masks_drawn_anew_stay_page_locked_if_they_were(monkeypatch):
+    locked = []
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: (locked.append(self.dtype), self)[1])
+    plainly = hold_out_again(problem(), 2, seed=3)
+    assert locked == []
+    monkeypatch.setattr(torch.Tensor, "is_pinned", lambda self: True)
+    again = hold_out_again(problem(), 2, seed=3)
+    assert locked == [torch.bool] * 2
+    assert torch.equal(again.labels, plainly.labels)

@@ -98,8 +98,9 @@ def step(problem: Problem, state: FitState, schedule: Schedule, done: float) -> 
         wide[: seen.stop - seen.start], state.contrast, rows.start - seen.start, seen.stop - rows.stop
     )
     state.noise.trust = min(1.0, max(0.0, (done - TRUST_FROM) / (TRUST_ALL - TRUST_FROM)))
-    part = problem.rows(rows.start, rows.stop)
-    nll, held = _likelihood(state, part, clean, problem.used[block])
+    whole = problem.rows(block.start, block.stop)
+    part = whole.rows(rows.start - block.start, rows.stop - block.start)
+    nll, held = _likelihood(state, part, clean, whole.used)
     density = wide[rows.start - seen.start : prior_rows.stop - seen.start]
     variation, prior = _prior(problem, density, rows, block)
     columns = problem.box.n_x / problem.observed.shape[2]  # so that the weight does not depend on the padding

@@ -181,6 +181,8 @@ def _begin(job: Job, resume: Mapping[str, Any] | None) -> _Start:
 def _problem(job: Job, plan: Plan) -> Problem:
     """Return the series by slices, in the plan's box."""
     problem = make_problem(job.series, plan, job.config.seed, job.device, mask_sides=plan.padding > 0)
+    if problem.observed.device.type != job.device.type:
+        job.observer.say("the images would take too much of the GPU's memory: they stay in that of the machine")
     return replace(problem, blur=blur_of(job.config, job.series, job.device))
 
 

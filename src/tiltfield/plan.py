@@ -23,7 +23,7 @@ from tiltfield.noise.base import NoiseModel
 from tiltfield.noise.estimate import SLACK, estimate_noise, find_recording, scaled
 from tiltfield.noise.poisson import Poisson
 from tiltfield.noise.scan import Scan
-from tiltfield.problem import GUARD, Problem, held_out_pixels, inside_box
+from tiltfield.problem import GUARD, Problem, held_out_pixels, inside_box, placed
 from tiltfield.projector import SliceProjector
 from tiltfield.schedule import Schedule
 from tiltfield.series import TiltSeries
@@ -173,15 +173,9 @@ def make_problem(series: TiltSeries, plan: Plan, seed: int, device: torch.device
         valid = valid & torch.from_numpy(inside_box(series.angles_deg, n_u, n_x, plan.n_z))
     geometry = SliceGeometry.from_degrees(plan.n_z, n_x, n_u, series.angles_deg)
     projector = SliceProjector(geometry, device=device)
-    return Problem(
-        observed.to(device),
-        (valid & ~held & ~near).to(device),
-        (valid & held).to(device),
-        projector,
-        Box(plan.n_z, n_y, n_x),
-        plan.scale,
-        plan.margin,
-    )
+    observed, used, held = placed((observed, valid & ~held & ~near, valid & held), device)
+    box = Box(plan.n_z, n_y, n_x)
+    return Problem(observed, used, held, projector, box, plan.scale, plan.margin, device=device)
 
 
 def new_state(

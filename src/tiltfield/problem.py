@@ -1,13 +1,19 @@
-"""What is fitted: the images of a series by slices, and which of their pixels are held out of the fit."""
+"""What is fitted: the images of a series by slices, and which of their pixels are held out of the fit.
+
+Images that would take much of a GPU's memory stay in that of the host, see :func:`placed`; the rows of a step are
+moved when they are used, by :meth:`Problem.rows`.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from tiltfield import ranks
 from tiltfield.contrast import Contrast
 from tiltfield.defocus import Defocus
 from tiltfield.fields.base import Box
@@ -15,6 +21,7 @@ from tiltfield.projector import SliceProjector
 
 HELD_OUT = 0.05  # share of the pixels kept out of the loss
 RUN = 8  # pixels held out together where noise is correlated
+SHARE = 0.25  # of a GPU's free memory that the images may take; the rest is for the field and what steps need
 GUARD = 3  # pixels at both ends of a run, at least, that are neither fitted nor held out
 
 
@@ -31,6 +38,7 @@ class Problem:
         scale: typical density, 1/pixel.
         margin: layers at each end of z that are believed empty.
         blur: defocus of the images, or None.
+        device: where rows of images are used; None: where they are kept.
     """
 
     observed: Tensor
@@ -41,6 +49,7 @@ class Problem:
     scale: float
     margin: int = 0
     blur: Defocus | None = None
+    device: torch.device | None = None
 
     def seen_by(self, rows: slice) -> slice:
         """Return the rows whose slices are seen in some rows of the images: these, and their neighbours if blurred."""
@@ -60,16 +69,50 @@ class Problem:
         return clean if self.blur is None else self.blur.blur(clean, before, after)
 
     def rows(self, start: int, stop: int) -> Problem:
-        """Return the problem of a block of rows alone."""
+        """Return the problem of a block of rows alone, with its images where they are used."""
         stop = min(stop, self.box.n_y)
         part = slice(start, stop)
         box = Box(self.box.n_z, stop - start, self.box.n_x)
-        return replace(self, observed=self.observed[part], used=self.used[part], held=self.held[part], box=box)
+        observed, used, held = (self.here(images[part]) for images in (self.observed, self.used, self.held))
+        return replace(self, observed=observed, used=used, held=held, box=box)
+
+    def here(self, images: Tensor) -> Tensor:
+        """Return rows of images where they are used.
+
+        Args:
+            images: of this problem, or rendered for it; from page-locked memory they come while the GPU works on.
+        """
+        return images if self.device is None else images.to(self.device, non_blocking=True)
 
     @property
     def labels(self) -> Tensor:
         """Return 1 for pixels in the loss, 2 for those held out, 0 for others: kinds know nothing of each other."""
         return self.used.to(torch.int8) + 2 * self.held.to(torch.int8)
+
+
+def fits(needed: int, free: int) -> bool:
+    """Return whether images are kept on a GPU: if they take a quarter of its free memory at most.
+
+    Args:
+        needed: their bytes.
+        free: bytes.
+    """
+    return needed <= SHARE * free
+
+
+def placed(images: Sequence[Tensor], device: torch.device) -> list[Tensor]:
+    """Return images where a fit keeps them: on its device, or, if they do not fit there, page-locked on the host.
+
+    Args:
+        images: on the host.
+        device: where to compute.
+    """
+    if device.type == "cuda":
+        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # torch has it, and nobody
+        fit = fits(sum(image.nbytes for image in images), torch.cuda.mem_get_info(device)[0] + unused)
+        if ranks.greatest([not fit])[0]:  # processes that fit together do the same
+            return [image.pin_memory() for image in images]
+    return [image.to(device) for image in images]
 
 
 def held_out_pixels(shape: tuple[int, ...], scan: int | None, seed: int, guard: int = GUARD) -> tuple[Tensor, Tensor]:
@@ -115,7 +158,9 @@ def hold_out_again(problem: Problem, scan: int | None, seed: int, guard: int = G
     """
     valid = problem.used | problem.held
     held, near = (m.to(valid.device) for m in held_out_pixels(tuple(valid.shape), scan, seed, guard))
-    return replace(problem, used=valid & ~held & ~near, held=valid & held)
+    masks = (valid & ~held & ~near, valid & held)
+    used, held = (mask.pin_memory() if problem.used.is_pinned() else mask for mask in masks)
+    return replace(problem, used=used, held=held)
 
 
 def inside_box(angles_deg: np.ndarray, n_u: int, n_x: int, n_z: int) -> np.ndarray:

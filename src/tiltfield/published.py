@@ -124,7 +124,8 @@ def prepare(
     recipe = RECIPES[config.method]
     scaled = Scaled.to(series.images.shape, config.steps)
     plan = published_plan(series, mode, config)
-    problem = hold_out_tilts(make_problem(series, plan, config.seed, device, mask_sides=False))
+    problem = make_problem(series, plan, config.seed, device, mask_sides=False)
+    problem = hold_out_tilts(problem.rows(0, problem.box.n_y))  # rays are drawn from all images: none stay behind
     schedule = RaySchedule(
         total=scaled.steps,
         passes=min(LOOKS, scaled.steps),

@@ -67,7 +67,7 @@ def _shared(n_rows: int, block: int) -> list[slice]:
 
 
 def render(problem: Problem, density: Tensor, contrast: Contrast, block: int) -> Tensor:
-    """Return the clean images of a density, shape (row, tilt, col), in the units of the problem.
+    """Return the clean images of a density, shape (row, tilt, col), in the units of the problem, kept where its are.
 
     Args:
         problem: geometry.
@@ -95,7 +95,7 @@ def held_out(problem: Problem, noise: NoiseModel, clean: Tensor) -> dict[str, fl
     with torch.no_grad():
         blocks = [slice(i, i + HELD_ROWS) for i in range(0, problem.box.n_y, HELD_ROWS)]
         nll = -torch.cat(
-            [held_log_prob(problem.rows(rows.start, rows.stop), noise, clean[rows]) for rows in blocks]
+            [held_log_prob(problem.rows(rows.start, rows.stop), noise, problem.here(clean[rows])) for rows in blocks]
         ).mean()
         error = (problem.observed[problem.held] - clean[problem.held]).square().mean().sqrt()
     return {"nll": float(nll), "rmse": float(error)}

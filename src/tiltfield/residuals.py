@@ -97,7 +97,7 @@ def solution_figures(series: TiltSeries, solution: Solution, rendered: np.ndarra
     """
     plan, problem = solution.plan, solution.problem
     used, held = (m.permute(1, 0, 2).cpu().numpy() for m in (problem.used | problem.held, problem.held))
-    nodes = torch.linspace(float(solution.clean.min()), float(solution.clean.max()), 65, device=solution.clean.device)
+    nodes = problem.here(torch.linspace(float(solution.clean.min()), float(solution.clean.max()), 65))
     span = plan.high - plan.low
     known = (nodes.cpu().numpy() * span + plan.low, solution.state.noise.deviation(nodes).cpu().numpy() * span)
     tilts = tilt_figures(series, rendered, known if noisy else None, used, held)
@@ -120,7 +120,7 @@ def noise_figures(solution: Solution) -> dict[str, Any]:
     problem, noise = solution.problem, solution.state.noise
     rows = min(problem.box.n_y, max(1, PIXELS // problem.observed[0].numel()))
     first = (problem.box.n_y - rows) // 2
-    block, clean = problem.rows(first, first + rows), solution.clean[first : first + rows]
+    block, clean = problem.rows(first, first + rows), problem.here(solution.clean[first : first + rows])
     if int(block.held.sum()) < FEWEST:
         return {}
     with torch.no_grad():

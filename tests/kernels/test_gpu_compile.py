@@ -20,6 +20,7 @@ from tiltfield.geometry import SliceGeometry
 from tiltfield.kernels.gpu_encoding import Axis, Lattice, encode
 from tiltfield.kernels.gpu_perceptron import perceptron
 from tiltfield.kernels.gpu_projector import Strips
+from tiltfield.kernels.gpu_variation import variation_and_gradient
 
 
 class Driver:
@@ -49,8 +50,12 @@ perceptron(torch.zeros(1, 24, 999, requires_grad=True), *layers).sum().backward(
 axis = Axis(8, 9, 0.0, 1.0, 0.0, 8.0)
 for prime in (0, 2654435761):
     encode([torch.zeros(1, 4, 81, requires_grad=True)], [Lattice(axis, axis, prime)]).sum().backward()
+for slices in (torch.zeros(8, 64, 96), torch.zeros(1, 1, 1)):
+    variation_and_gradient(slices, 1, (5e-3, 0.3, 3.0, 1.2), 1.0)
 """
-KERNELS = {"_project", "_back_project", "_forward", "_backward", "_interpolate", "_gather_z", "_gather_x"}
+KERNELS = {
+    "_project", "_back_project", "_forward", "_backward", "_interpolate", "_gather_z", "_gather_x", "_variation"
+}  # fmt: skip
 SHARED_LIMIT = 99 * 1024  # bytes that a program may have on every GPU since compute capability 8.0
 
 

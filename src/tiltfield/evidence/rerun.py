@@ -115,7 +115,7 @@ class Fit:
         Args:
             series: tilts of the same field of view, seen by the fit or not.
         """
-        problem = self.problem(series)
+        problem = self.problem(series).rows(0, series.images.shape[1])
         clean = render(problem, self.density, self.contrast, _BLOCK)
         valid = problem.used | problem.held
         labels = valid.to(torch.int8)

@@ -1,15 +1,19 @@
-"""Total variation and its gradient in one pass over the density, in C on the CPU."""
+"""Total variation and its gradient in one pass over the density, by a kernel in C or on a GPU."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from tiltfield import kernels
 from tiltfield.kernels import native
+
+Maker = Callable[[Tensor, int, tuple[float, ...], float], tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -44,9 +48,19 @@ def variation(slices: Tensor, scale: float, law: Law, closed: bool) -> Tensor:
     Returns:
         scalar ≥ 0.
     """
-    if math.isfinite(law.edge) and slices.numel() and native.usable(slices):
-        return _Native.apply(slices, scale, law, closed or len(slices) == 1)
-    return variation_plainly(slices, scale, law, closed)
+    make = _maker(slices) if math.isfinite(law.edge) and slices.numel() else None
+    if make is None:
+        return variation_plainly(slices, scale, law, closed)
+    return _Made.apply(make, slices, scale, law, closed or len(slices) == 1)
+
+
+def _maker(slices: Tensor) -> Maker | None:
+    """Return what makes value and gradient of such slices, None if only torch can."""
+    if kernels.usable(slices.device, slices.dtype):
+        from tiltfield.kernels import gpu_variation
+
+        return gpu_variation.variation_and_gradient
+    return _natively if native.usable(slices) else None
 
 
 def variation_plainly(slices: Tensor, scale: float, law: Law, closed: bool) -> Tensor:
@@ -76,19 +90,13 @@ def _gradient(r: Tensor, sharpness: float) -> Tensor:
     return torch.sqrt(square + sharpness**2) - sharpness
 
 
-class _Native(torch.autograd.Function):
+class _Made(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, slices: Tensor, scale: float, law: Law, closed: bool) -> Tensor:  # type: ignore[no-untyped-def]  # noqa: ANN001
+    def forward(ctx, make: Maker, slices: Tensor, scale: float, law: Law, closed: bool) -> Tensor:  # type: ignore[no-untyped-def]  # noqa: ANN001
         n_y, n_z, n_x = slices.shape
         counted = n_y if closed else n_y - 1
-        unit = 1 / (scale * counted * (n_z + 1) * n_x)
-        gradient, value = slices.new_empty(slices.shape), slices.new_empty(())
-        lengths = (scale * law.sharpness, scale * law.edge, scale * law.dense)
-        sizes = (n_y, n_z, n_x, counted)
-        parts = torch.get_num_threads()
-        native.call(
-            "variation_and_gradient", slices.contiguous(), gradient, value, *sizes, *lengths, law.top, unit, parts
-        )
+        lengths = (scale * law.sharpness, scale * law.edge, scale * law.dense, law.top)
+        value, gradient = make(slices.contiguous(), counted, lengths, 1 / (scale * counted * (n_z + 1) * n_x))
         ctx.save_for_backward(gradient)
         return value
 
@@ -96,4 +104,11 @@ class _Native(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, given: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[no-untyped-def]  # noqa: ANN001
         (gradient,) = ctx.saved_tensors
-        return gradient * given, None, None, None
+        return None, gradient * given, None, None, None
+
+
+def _natively(slices: Tensor, counted: int, lengths: tuple[float, ...], unit: float) -> tuple[Tensor, Tensor]:
+    gradient, value = torch.empty_like(slices), slices.new_empty(())
+    parts = torch.get_num_threads()
+    native.call("variation_and_gradient", slices, gradient, value, *slices.shape, counted, *lengths, unit, parts)
+    return value, gradient
