@@ -79,7 +79,11 @@ def test_the_manifest_names_the_reader():
     command, reader = manifest["contributions"]["commands"][0], manifest["contributions"]["readers"][0]
     assert manifest["name"] == "tiltfield"
     assert command["python_name"] == f"{viewer.__name__}:{get_reader.__name__}"
-    assert reader == {"command": command["id"], "accepts_directories": True, "filename_patterns": ["*"]}
+    assert reader == {
+        "command": command["id"],
+        "accepts_directories": True,
+        "filename_patterns": [],
+    }  # "*" has napari ask for every file
 
 
 def test_nothing_to_show_is_an_input_error(tmp_path):
@@ -94,13 +98,24 @@ def test_without_napari_the_command_says_what_installs_it(tiltfield, run, monkey
     assert "pip install 'tiltfield[view]'" in error
 
 
-def test_napari_is_given_the_layers(run, monkeypatch):
+def test_napari_is_given_the_layers_and_the_density_is_selected(run, monkeypatch):
     shown = []
-    window = SimpleNamespace(add_layer=shown.append, scale_bar=SimpleNamespace(visible=False))
+    selection = SimpleNamespace(active=None)
+
+    def add_layer(layer):
+        selection.active = layer  # as napari does
+        shown.append((layer.data.shape, layer.name, layer.kind))
+        return layer
 
     def create(data, keywords, kind):
-        return data.shape, keywords["name"], kind
+        return SimpleNamespace(data=data, name=keywords["name"], kind=kind, visible=keywords.get("visible", True))
 
+    write_volume(Volume(np.ones((4, 8, 12), np.float32), NM), run / "uncertainty.mrc")
+    window = SimpleNamespace(
+        add_layer=add_layer,
+        layers=SimpleNamespace(selection=selection),
+        scale_bar=SimpleNamespace(visible=False),
+    )
     napari = SimpleNamespace(
         Viewer=lambda title: window,
         layers=SimpleNamespace(Layer=SimpleNamespace(create=create)),
@@ -108,4 +123,6 @@ def test_napari_is_given_the_layers(run, monkeypatch):
     )
     monkeypatch.setattr(viewer, "package", lambda *_: napari)
     viewer.show(run)
-    assert shown == [((5, 8, 12), "series (tilts along z)", "image"), ((4, 8, 12), "density", "image"), "run"]
+    names = ["series (tilts along z)", "density", "uncertainty"]
+    assert shown == [*zip([(5, 8, 12), (4, 8, 12), (4, 8, 12)], names, ["image"] * 3, strict=True), "run"]
+    assert selection.active.name == "density"

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from tiltfield.errors import InputError
+from tiltfield.export.scaling import display_range
 from tiltfield.extras import package
 from tiltfield.io import load
 from tiltfield.io.mrc import open_volume
@@ -20,9 +21,6 @@ from tiltfield.runfolder import RunFolder
 
 Layer = tuple[np.ndarray, dict[str, Any], str]
 """Data, keywords and kind of a layer, as a reader of napari returns it."""
-
-ENOUGH = 10**6  # voxels to find contrast limits from
-LIMITS = (0.1, 99.9)  # percentiles
 
 
 def layers(source: Path) -> list[Layer]:
@@ -78,8 +76,8 @@ def show(source: Path) -> None:
     found = layers(source)
     napari = package("napari", "view", "tiltfield view")
     viewer = napari.Viewer(title=f"tiltfield: {source}")
-    for data, keywords, kind in found:
-        viewer.add_layer(napari.layers.Layer.create(data, keywords, kind))
+    added = [viewer.add_layer(napari.layers.Layer.create(*layer)) for layer in found]
+    viewer.layers.selection.active = next(layer for layer in added if layer.visible)  # its controls, its values
     viewer.scale_bar.visible = True
     napari.run()
 
@@ -108,13 +106,11 @@ def _series_layer(folder: Path) -> Layer | None:
 
 
 def _place(data: np.ndarray, name: str, size_nm: float | None, first: tuple[float, ...]) -> dict[str, Any]:
-    step = max(1, round((data.size / ENOUGH) ** (1 / 3)))
-    low, high = np.percentile(data[::step, ::step, ::step], LIMITS)
     return {
         "name": name,
         "scale": (size_nm or 1.0,) * 3,
         "translate": first,
         "units": ("nm" if size_nm else "pixel",) * 3,
         "axis_labels": ("z", "y", "x"),
-        "contrast_limits": (float(low), float(high) if high > low else float(low) + 1.0),
+        "contrast_limits": display_range(data),
     }

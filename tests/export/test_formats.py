@@ -8,6 +8,7 @@ import pytest
 import tifffile
 import torch
 import zarr
+from ome_zarr_models.common.omero import Omero
 from ome_zarr_models.v05 import Image as OmeImage
 
 from tiltfield.config import ExportConfig
@@ -119,7 +120,7 @@ def test_mrc(volume, tmp_path, dtype, mode, orient):
 def test_signed_bytes_show_it_in_their_range(volume, tmp_path):
     """IMOD takes mode 0 for signed if the header's range begins below 0 and ends below 128."""
     with mrcfile.open(written(volume, tmp_path, "mrc", dtype="int8")) as mrc:
-        assert float(mrc.header.dmin) == -128
+        assert float(mrc.header.dmin) == -127
         assert float(mrc.header.dmax) == 127
 
 
@@ -186,6 +187,18 @@ def test_levels_lie_where_their_voxels_are(tmp_path, monkeypatch):
             scale, translation = (getattr(t, t.type) for t in dataset.coordinateTransformations)
             array = np.moveaxis(group[dataset.path][:], axis, 0)
             np.testing.assert_allclose(array[:, 0, 0], np.arange(len(array)) * scale[axis] + translation[axis])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "int8", "uint16"])
+def test_ome_zarr_says_how_it_is_to_be_shown(tmp_path, dtype):
+    """napari would take the contrast of the first section, which here holds nothing."""
+    data = np.random.default_rng(0).random((40, 50, 60), np.float32)
+    data[0] = 0
+    group = zarr.open_group(written(Volume(data, NM), tmp_path, "ome-zarr", dtype=dtype), mode="r")
+    (channel,) = Omero.model_validate(group.attrs["ome"]["omero"]).channels
+    window, values = channel.window, group["0"][:].astype(float)
+    assert (window.min, window.max) == (values.min(), values.max())
+    assert (window.start, window.end) == pytest.approx(np.percentile(values, (0.1, 99.9)))
 
 
 def test_halving_by_hand():

@@ -7,9 +7,10 @@ import pytest
 
 from tiltfield.config import ExportConfig
 from tiltfield.errors import InputError
-from tiltfield.export.scaling import Scaling, extremes, find_scaling, percentiles
+from tiltfield.export.scaling import Scaling, display_range, ends, extremes, find_scaling, percentiles
 
-WHOLE = ("int8", "uint8", "int16", "uint16")
+ENDS = {"int8": (-127, 127), "uint8": (0, 255), "int16": (-32767, 32767), "uint16": (0, 65535)}
+WHOLE = tuple(ENDS)
 
 
 @pytest.fixture
@@ -32,8 +33,7 @@ def test_densities_are_left_alone_unless_asked(density):
 @pytest.mark.parametrize("dtype", ["int16", "uint16"])
 def test_sixteen_bits_span_the_type_and_the_label_recovers_the_density(density, dtype, invert):
     scaling, values = scaled(density, dtype=dtype, invert=invert)
-    ends = np.iinfo(dtype)
-    assert (values.dtype, values.min(), values.max()) == (np.dtype(dtype), ends.min, ends.max)
+    assert (values.dtype, values.min(), values.max()) == (np.dtype(dtype), *ENDS[dtype])
     step, sign, zero = re.fullmatch(r"density = (\S+) \* value ([+-]) (\S+)", scaling.words()).groups()
     back = float(step) * values.astype(float) + float(sign + zero)
     assert np.abs(back - density).max() < 0.51 * abs(float(step)) + 1e-6 * density.max()
@@ -44,8 +44,7 @@ def test_sixteen_bits_span_the_type_and_the_label_recovers_the_density(density, 
 def test_bytes_cut_off_a_thousandth_at_either_end(density, dtype):
     density[0, 0, 0] = 0.5  # one bead
     scaling, values = scaled(density, dtype=dtype)
-    ends = np.iinfo(dtype)
-    for end in (ends.min, ends.max):
+    for end in ENDS[dtype]:
         assert 0.0005 < (values == end).mean() < 0.01
     assert np.unique(values).size > 200
     assert 0.001 < scaling.cut_off < 0.002
@@ -75,7 +74,21 @@ def test_a_constant_volume_stays_constant(dtype):
 
 def test_values_beyond_the_type_are_cut_off_not_wrapped():
     scaling = Scaling(np.dtype("int8"), 100.0)
-    np.testing.assert_array_equal(scaling.apply(np.array([-9.0, 0.0, 9.0], np.float32)), [-128, 0, 127])
+    np.testing.assert_array_equal(scaling.apply(np.array([-9.0, 0.0, 9.0], np.float32)), [-127, 0, 127])
+
+
+def test_signed_types_reach_as_far_down_as_up():
+    """Bio-Formats takes an MRC file of 16 bits whose least value is below -32767.5 for an unsigned one."""
+    assert {dtype: ends(np.dtype(dtype)) for dtype in WHOLE} == ENDS
+
+
+def test_what_is_shown_leaves_the_outermost_thousandths_out(density):
+    density[0, 0, 0] = 1e3  # one bead
+    low, high = display_range(density)
+    assert 0.0005 < (density < low).mean() < 0.002
+    assert 0.0005 < (density > high).mean() < 0.002
+    assert display_range(density, Scaling(np.dtype(np.float32), -1.0)) == pytest.approx((-high, -low))
+    assert display_range(np.full((2, 2, 2), 3.0, np.float32)) == (3.0, 4.0)
 
 
 def test_a_mean_of_nothing_is_refused():

@@ -18,6 +18,7 @@ import numpy as np
 import tiltfield
 from tiltfield.errors import InputError
 from tiltfield.export.image import Image
+from tiltfield.export.scaling import display_range, extremes
 
 CHUNK = (32, 128, 128)  # 2 MiB of float32: thin along z, as sections are what is looked at first
 SMALLEST = 128  # the coarsest level is no longer than this
@@ -104,7 +105,16 @@ def _attributes(image: Image, levels: int, path: Path) -> dict[str, Any]:
         "about": list(image.about),
         "density": {"per_value": image.scaling.inverse[0], "at_value_0": image.scaling.inverse[1]},
     }
-    return {"ome": {"version": "0.5", "multiscales": [multiscale]}, "tiltfield": ours}
+    return {"ome": {"version": "0.5", "multiscales": [multiscale], "omero": _omero(image)}, "tiltfield": ours}
+
+
+def _omero(image: Image) -> dict[str, Any]:
+    """Return how it is to be shown: without it, napari takes the contrast of the first section, which is empty."""
+    start, end = display_range(image.data, image.scaling)
+    low, high = sorted(float(v) for v in image.scaling.apply(np.array(extremes(image.data), np.float32)))
+    window = {"min": min(low, start), "max": max(high, end), "start": start, "end": end}
+    channel = {"label": "density", "color": "FFFFFF", "active": True, "window": window}
+    return {"channels": [channel], "rdefs": {"model": "greyscale"}}
 
 
 def _dataset(image: Image, level: int) -> dict[str, Any]:

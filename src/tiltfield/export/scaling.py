@@ -12,6 +12,8 @@ from tiltfield.io.slabs import in_slabs
 
 DENSITY = "density = "  # begins what `Scaling.words` says
 BINS = 2**16  # of the histogram that percentiles are read from
+ENOUGH = 10**6  # voxels to find what is shown from
+SHOWN = (0.1, 99.9)  # percentiles that are black and white
 BYTE_RANGE = (0.001, 0.999)  # shares of the voxels below the least and the greatest byte: a bead must not take them all
 
 
@@ -47,8 +49,7 @@ class Scaling:
         values = density * np.float32(self.factor) + np.float32(self.shift)
         if self.dtype.kind == "f":
             return values.astype(self.dtype, copy=False)
-        ends = np.iinfo(self.dtype)
-        return np.clip(np.rint(values, out=values), ends.min, ends.max, out=values).astype(self.dtype)
+        return np.clip(np.rint(values, out=values), *ends(self.dtype), out=values).astype(self.dtype)
 
     @property
     def inverse(self) -> tuple[float, float]:
@@ -62,6 +63,9 @@ class Scaling:
         step, zero = self.inverse
         rest = f" {'-' if zero < 0 else '+'} {abs(zero):.7g}" if zero else ""
         return f"{DENSITY}{step:.7g} * value{rest}"
+
+
+PLAIN = Scaling(np.dtype(np.float32))
 
 
 def find_scaling(data: np.ndarray, config: ExportConfig) -> Scaling:
@@ -87,9 +91,33 @@ def find_scaling(data: np.ndarray, config: ExportConfig) -> Scaling:
     low, high = extremes(data)
     if dtype.itemsize == 1:
         low, high = percentiles(data, low, high, BYTE_RANGE)
-    ends = np.iinfo(dtype)
-    factor = sign * (int(ends.max) - int(ends.min)) / (high - low) if high > low else sign
-    return _counted(data, Scaling(dtype, factor, ends.min - factor * (high if config.invert else low)))
+    least, greatest = ends(dtype)
+    factor = sign * (greatest - least) / (high - low) if high > low else sign
+    return _counted(data, Scaling(dtype, factor, least - factor * (high if config.invert else low)))
+
+
+def ends(dtype: np.dtype) -> tuple[int, int]:
+    """Return the least and the greatest whole number that is written.
+
+    Those of signed types are ± the same: Bio-Formats takes 16 bits of MRC that reach -32768 for unsigned ones.
+
+    Args:
+        dtype: a type of whole numbers.
+    """
+    kind = np.iinfo(dtype)
+    return max(int(kind.min), -int(kind.max)), int(kind.max)
+
+
+def display_range(data: np.ndarray, scaling: Scaling = PLAIN) -> tuple[float, float]:
+    """Return the values that a viewer is to show black and white: the 0.1 and the 99.9 percentile, never the same.
+
+    Args:
+        data: densities, shape (z, y, x); about a million of them are looked at.
+        scaling: from densities to the values shown.
+    """
+    step = max(1, round((data.size / ENOUGH) ** (1 / 3)))
+    low, high = (float(v) for v in np.percentile(scaling.apply(data[::step, ::step, ::step]), SHOWN))
+    return low, high if high > low else low + 1.0
 
 
 def extremes(data: np.ndarray) -> tuple[float, float]:
@@ -124,8 +152,8 @@ def _counted(data: np.ndarray, scaling: Scaling) -> Scaling:
     """Return the scaling with the share that it cuts off, by more than rounding would."""
     if scaling.dtype.kind == "f":
         return scaling
-    ends, (step, zero) = np.iinfo(scaling.dtype), scaling.inverse
-    low, high = sorted(step * value + zero for value in (ends.min - 0.51, ends.max + 0.51))
+    (least, greatest), (step, zero) = ends(scaling.dtype), scaling.inverse
+    low, high = sorted(step * value + zero for value in (least - 0.51, greatest + 0.51))
     beyond = sum(int(np.count_nonzero((part < low) | (part > high))) for part in in_slabs(data))
     return replace(scaling, cut_off=beyond / data.size)
 
