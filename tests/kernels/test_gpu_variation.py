@@ -4,34 +4,14 @@ import math
 
 import pytest
 import torch
+from test_variation import LAW, both, density, distance
 
 pytest.importorskip("triton", reason="needs Triton, for Linux: pip install 'tiltfield[gpu]'")
 
 from tiltfield.kernels import gpu_variation
 from tiltfield.kernels.variation import Law, variation, variation_plainly
 
-LAW = Law(sharpness=0.005, edge=0.3, dense=3.0, top=1.2)
 SHAPES = [(4, 9, 33), (2, 1, 1), (1, 5, 6), (2, 3, 1), (3, 1, 47), (1, 1, 1), (2, 7, 128), (2, 8, 129)]
-
-
-def density(*shape, scale=1.0, seed=0):
-    """Many are low, some well above the law's dense ones; a third of the layers is nearly empty."""
-    made = 6 * torch.rand(shape, generator=torch.Generator().manual_seed(seed)).pow(3)
-    made[:, : shape[1] // 3] *= 1e-3
-    return scale * made
-
-
-def both(function, slices, scale=1.0, closed=False, law=LAW):
-    """The value, and the gradient of three times the value over three."""
-    slices = slices.clone().requires_grad_()
-    value = function(slices, scale, law, closed)
-    (3 * value).backward()
-    return value.detach().cpu().double(), slices.grad.cpu().double() / 3
-
-
-def distance(found, right):
-    assert found.shape == right.shape
-    return float((found - right).abs().max() / right.abs().max())
 
 
 @pytest.mark.parametrize("closed", [False, True])

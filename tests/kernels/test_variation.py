@@ -18,13 +18,15 @@ def density(*shape, scale=1.0, seed=0):
 
 
 def both(function, slices, scale=1.0, closed=False, law=LAW):
+    """The value, and the gradient of three times the value over three."""
     slices = slices.clone().requires_grad_()
     value = function(slices, scale, law, closed)
     (3 * value).backward()
-    return value.detach().double(), slices.grad.double() / 3
+    return value.detach().cpu().double(), slices.grad.cpu().double() / 3
 
 
 def distance(found, right):
+    assert found.shape == right.shape
     return float((found - right).abs().max() / right.abs().max())
 
 
