@@ -119,7 +119,7 @@ def _whole_tables() -> Any:
 def _pull_plainly() -> Any:
     from tiltfield.noise.base import NoiseModel
 
-    return mock.patch("tiltfield.noise.flow._Moments.log_law", NoiseModel.log_law)
+    return mock.patch("tiltfield.noise.flow._Moments.pull", NoiseModel.log_law)
 
 
 UNDONE: dict[str, Callable[[], Any]] = {

@@ -111,7 +111,7 @@ def test_the_gaussian_of_equal_moments_is_that_of_plain_torch(n, threads):
 
     def values_and_slope(model, dtype):
         where = clean.to(dtype).requires_grad_()
-        law = model.log_law(clean.to(dtype) + noise.to(dtype), where)
+        law = model.pull(clean.to(dtype) + noise.to(dtype), where)
         return {"law": law.detach(), "slope": torch.autograd.grad(law.sum(), where)[0]}
 
     fast, right = values_and_slope(moments, torch.float32), values_and_slope(exact, torch.float64)

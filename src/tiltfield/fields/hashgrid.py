@@ -194,7 +194,7 @@ class HashGrid(Field):
 
     def _among(self, y: Tensor) -> tuple[list[int], Between]:
         """Return where rows lie, kept for the next time that they are asked for."""
-        rows = (y.dtype, *y.tolist())
+        rows = (y.dtype, y.device, *y.tolist())
         if rows not in self._rows:
             if len(self._rows) == KEPT_ROWS:
                 self._rows.clear()

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from tiltfield.kernels import native
 from tiltfield.kernels.radial import MOST_PAIRS, gaussian_law, mean_and_square, radial_layers
-from tiltfield.noise.base import Given, NoiseModel, Recording
+from tiltfield.noise.base import NoiseModel, Recording
 from tiltfield.noise.gaussian import Gaussian, PoissonGaussian
 
 T = TypeVar("T")
@@ -121,7 +121,7 @@ class RadialFlow(NoiseModel):
         self._kept.clear()
         self.low, self.high = factor * self.low + shift, factor * self.high + shift
 
-    def moments(self) -> Gaussian:
+    def moments(self) -> _Moments:
         """Return the Gaussian of equal mean and variance at every clean intensity, taken as given."""
         return self._keep("moments", lambda: _Moments(self))
 
@@ -157,7 +157,7 @@ class RadialFlow(NoiseModel):
 
     def pull(self, observed: Tensor, clean: Tensor, labels: Tensor | None = None) -> Tensor:
         """Return log p of the Gaussian of equal mean and variance, which the field follows."""
-        return self.moments().log_law(observed, clean)
+        return self.moments().pull(observed, clean)
 
     @contextlib.contextmanager
     def settled(self) -> Iterator[None]:
@@ -262,19 +262,12 @@ class _Moments(Gaussian):
             deviation = (square - mean.square()).sqrt()
             self.table = flow.scale.log_deviation(nodes) + change[0] + deviation.log()
 
-    def log_law(
-        self,
-        observed: Tensor,
-        clean: Tensor,
-        given: Given | None = None,
-        mapped: tuple[Tensor, Tensor] | None = None,
-    ) -> Tensor:
-        """Return log p(observed | clean, neighbours), in one pass where all is a density and nothing else is known."""
+    def pull(self, observed: Tensor, clean: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Return log p(observed | clean), in one pass where every value is a density."""
         rec = self.recording
-        masses = not (rec.low is rec.high is rec.quantum is None)
-        if masses or given is not None or mapped is not None or not native.usable(clean):
-            return super().log_law(observed, clean, given, mapped)
-        return gaussian_law(observed, clean, self.table, self.low, self.high)
+        if rec.low is rec.high is rec.quantum is None and native.usable(clean):
+            return gaussian_law(observed, clean, self.table, self.low, self.high)
+        return self.log_law(observed, clean)
 
     def log_deviation(self, clean: Tensor) -> Tensor:
         """Return log σ, linear between the nodes."""
