@@ -119,7 +119,7 @@ def fit(work: Path, device: str, n: int) -> dict[str, Any]:
     cell, run = work / f"cell-{n}", work / f"run-{n}-{device}"
     began = time.perf_counter()
     words = [str(cell / "noisy.mrc"), "--angles", str(cell / "series.rawtlt"), "--out", str(run), "--device", device]
-    _command("reconstruct", *words, "--resume")
+    _command("reconstruct", *words, "--resume", good=(0, STOPPED))
     seconds = time.perf_counter() - began
     sittings = work / f"{run.name}.sittings"
     with sittings.open("a") as file:
@@ -140,15 +140,15 @@ def fit(work: Path, device: str, n: int) -> dict[str, Any]:
     return figures | {"seconds_of_the_fit": fitted[-1] if fitted else None}
 
 
-def _command(*words: str) -> None:
-    """Carry out a command of tiltfield in this process; its output goes to the log."""
+def _command(*words: str, good: tuple[int, ...] = (0,)) -> None:
+    """Carry out a command of tiltfield in this process, which has to end with a good code; what it says is logged."""
     from tiltfield import cli
 
     sys.stdout, kept = sys.stderr, sys.stdout
     try:
         cli.main(list(words))
     except SystemExit as stop:
-        if stop.code not in (None, 0, STOPPED):
+        if (stop.code or 0) not in good:
             raise RuntimeError(f"tiltfield {words[0]} ended with code {stop.code}") from None
     finally:
         sys.stdout = kept

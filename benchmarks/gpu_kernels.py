@@ -325,7 +325,8 @@ def steps(n: int, slices: tuple[int, ...], device: torch.device) -> dict[str, fl
     from tiltfield.fit import LEARN_EVERY
 
     def taken(count: int) -> float:
-        with mock.patch.object(pace, "schedule_for", lambda *given: replace(schedule_for(*given), block=count)):
+        scheduled = lambda *given, **named: replace(schedule_for(*given, **named), block=count)  # noqa: E731
+        with mock.patch.object(pace, "schedule_for", scheduled):
             step = pace._fit((len(TILTS), n, n), ReconstructConfig(device=device.type), device)
         return seconds_of(lambda: [step() for _ in range(LEARN_EVERY)]) / LEARN_EVERY
 

@@ -130,7 +130,9 @@ def calibrate(cases: Sequence[Case]) -> Law:
             for level, width in widths(error, deviation, LEVELS).items():
                 k[level] += share * width / 2
     unit = k[0.68]
-    return replace(law, constant=constant + math.log(unit), widths={level: width / unit for level, width in k.items()})
+    return replace(
+        law, constant=constant + math.log(unit), widths={level: float(width / unit) for level, width in k.items()}
+    )
 
 
 def table(cases: Sequence[Case], law: Law) -> str:

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 import torch
+from scipy.ndimage import uniform_filter
 
-from tiltfield.contrast import Contrast, clean_range, decide_mode, estimate_levels, linearise
+from tiltfield.contrast import Contrast, clean_range, decide_mode, estimate_levels, linearise, smooth
 from tiltfield.errors import InputError
 from tiltfield.series import TiltSeries
 
@@ -122,3 +123,9 @@ def _single_spots():
     images = np.ones((3, 400, 400), np.float32)
     images[:, 200, 200] = 2.0
     return images
+
+
+@pytest.mark.parametrize("shape", [(1, 9, 8), (2, 9, 8), (7, 16, 12)])
+def test_smoothing_image_by_image_is_smoothing_all_at_once(shape):
+    given = np.random.default_rng(0).normal(100, 10, shape).astype(np.float32)
+    np.testing.assert_array_equal(smooth(given, 5), uniform_filter(given, (3, 5, 5), mode="nearest"))

@@ -35,7 +35,7 @@ def make_problem(seed=0, rows=ROWS):
     return Problem(observed, ~held, held, projector, Box(N, rows, N), SCALE)
 
 
-SCHEDULE = Schedule(passes=12, block=3, tv_weight=0.3, learning_rate=0.1, jitter=0.5)
+SCHEDULE = Schedule(passes=12, block=3, tv_weight=0.3, learning_rate=0.1)
 
 
 def make_state(problem, schedule=SCHEDULE, seed=0, field="voxels", noise="poisson-gaussian"):
@@ -142,10 +142,10 @@ def test_the_held_out_pixels_judge_the_passes():
 def test_each_pass_visits_every_slice(rows, block, monkeypatch):
     problem, seen, passes = make_problem(rows=rows), set(), []
 
-    def slices(density, box, which, shift=None):
+    def slices(density, box, which):
         assert len(range(rows)[which]) == min(block, rows)  # the total variation sees as many slices in every step
         seen.update(range(rows)[which])
-        return slices_of(density, box, which, shift)
+        return slices_of(density, box, which)
 
     def watch(state, done, figures):
         if not state.queue:
@@ -217,6 +217,21 @@ def test_data_that_are_no_numbers_end_the_fit_with_finite_parameters(when):
 
     assert fit(problem, state, SCHEDULE, watch) is Outcome.DIVERGED
     assert state.step == when + 1
+    assert all(torch.isfinite(v).all() for v in parameters(state).values())
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+def test_parameters_that_are_no_numbers_end_the_fit_even_if_the_loss_does_not_show_them(bad):
+    def spoil(problem, state, schedule, done):
+        figures = step(problem, state, schedule, done)
+        if state.step == 9:
+            next(state.field.parameters()).data.view(-1)[0] = bad
+        return figures
+
+    problem = make_problem()
+    state = make_state(problem)
+    assert fit(problem, state, SCHEDULE, step=spoil) is Outcome.DIVERGED
+    assert (state.step, len(state.curve)) == (9, 2)
     assert all(torch.isfinite(v).all() for v in parameters(state).values())
 
 

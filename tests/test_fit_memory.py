@@ -1,6 +1,7 @@
 """A GPU whose memory is too small for a step: the fit goes on with smaller ones, or says what to do."""
 
 import copy
+import weakref
 from dataclasses import replace
 
 import pytest
@@ -40,6 +41,22 @@ def test_short_of_memory_a_fit_goes_on_with_half_the_block():
     assert shares[-1] >= 1
     assert state.halvings == 1
     assert len(state.curve) >= 3
+
+
+def test_what_a_step_held_is_gone_when_memory_is_given_back(monkeypatch):
+    held, alive = [], []
+
+    def short(problem, state, schedule, done):
+        if not held:
+            images = torch.zeros(1000)
+            held.append(weakref.ref(images))
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        return step(problem, state, schedule, done)
+
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: alive.append(held[0]() is not None))
+    problem = make_problem(rows=16)
+    fit(problem, make_state(problem, HALVING), HALVING, step=short)
+    assert alive == [False]
 
 
 def test_a_resumed_fit_begins_with_the_block_that_fitted():

@@ -9,9 +9,9 @@ import tiltfield
 
 ROOT = Path(tiltfield.__file__).parent
 LAYERS = """
-    errors extras ranks apart parse settings config observe screening volume series result geometry io export
-    kernels projector fields contrast defocus noise regularise problem rendering schedule fitstate fit plan coarse
-    rehearsal rays published neural classical denoise forecast pace
+    errors extras ranks apart parse settings config observe threads replacing screening volume series result geometry io
+    export kernels projector fields contrast defocus noise regularise problem rendering schedule fitstate fit plan
+    coarse rehearsal rays published neural classical denoise forecast pace
     metrics views traits judge residuals simulate reconstruct evaluate runfolder report run batch viewer evidence
     demo paper cli_paths cli_flags cli_batch cli_convert cli_view cli_noise cli_denoise cli_evaluate cli_report
     cli_paper cli __main__

@@ -17,7 +17,7 @@ import torch.multiprocessing as multiprocessing
 from test_fit import SCHEDULE, make_problem, make_state, parameters
 from tiltfield import Volume, ranks
 from tiltfield.defocus import Defocus
-from tiltfield.fit import fit
+from tiltfield.fit import fit, step
 from tiltfield.metrics import psnr_affine
 from tiltfield.rendering import evaluate_field, render
 
@@ -57,6 +57,24 @@ def fitted(field, noise="poisson-gaussian", blur=False):
     }
 
 
+def stopped(index):
+    """The fit of the grid once more: the last gets Ctrl-C in the last step of a pass; then it is resumed."""
+    problem = make_problem(rows=ROWS)
+    schedule = replace(SCHEDULE, passes=3, block=5, learning_rate=5e-3)
+    state, again = (make_state(problem, schedule, field="hashgrid") for _ in range(2))
+
+    def pressed(problem, state, schedule, done):
+        figures = step(problem, state, schedule, done)
+        if index == PROCESSES - 1 and not state.queue and len(state.curve) == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+        return figures
+
+    outcome = fit(problem, state, schedule, step=pressed)
+    again.load_state_dict(state.state_dict())
+    fit(problem, again, schedule)
+    return {"outcome": outcome.name, "passes": len(state.curve), "curve": again.curve, "parameters": parameters(again)}
+
+
 def take_part(index, port, folder):
     """Run in a process of its own: fit every case together with the others and save what came out."""
     torch.set_num_threads(1)
@@ -65,6 +83,7 @@ def take_part(index, port, folder):
     with ranks.joined():
         assert ranks.count() == PROCESSES
         found = {name: fitted(**case) for name, case in CASES.items()}
+        found["stopped"] = stopped(index)
     assert ranks.count() == 1
     torch.save(found, f"{folder}/{index}.pt")
 
@@ -95,6 +114,14 @@ def test_all_processes_hold_the_very_same_parameters(together, case):
     assert all(torch.equal(first["parameters"][name], second["parameters"][name]) for name in first["parameters"])
     assert first["curve"] == second["curve"]
     assert torch.equal(first["volume"], second["volume"])
+
+
+def test_after_ctrl_c_for_one_all_go_on_as_if_uninterrupted(together):
+    for found in together:
+        assert (found["stopped"]["outcome"], found["stopped"]["passes"]) == ("INTERRUPTED", 2)
+        assert found["stopped"]["curve"] == found["grid"]["curve"]
+        for name, value in found["grid"]["parameters"].items():
+            assert torch.equal(found["stopped"]["parameters"][name], value)
 
 
 def test_a_process_alone_has_all_the_shares():

@@ -218,7 +218,7 @@ def test_resuming_on_other_data_is_refused(fit, stack, tmp_path):
     fit.interrupt_at = 5
     go(stack, tmp_path / "run")
     (tmp_path / "data.rawtlt").write_text("-40\n-20\n0\n20\n41\n")
-    with pytest.raises(InputError, match="images, angles or noise model"):
+    with pytest.raises(InputError, match="images, masks, angles or noise model"):
         go(None, tmp_path / "run", resume=True)
     assert history(tmp_path / "run") == [1, 2, 3, 4, 5]
 
@@ -315,6 +315,27 @@ def test_an_atomic_file_is_whole_or_absent(tmp_path):
         half_way()
     assert [p.name for p in tmp_path.iterdir()] == ["file.txt"]
     assert (tmp_path / "file.txt").read_text() == "old"
+
+
+def test_the_fingerprint_knows_which_pixels_are_masked():
+    images, valid = np.random.default_rng(0).random((3, 4, 5), np.float32), np.ones((3, 4, 5), bool)
+    fewer = valid.copy()
+    fewer[:, :2] = False
+    least = fewer.copy()
+    least[:, :, 0] = False
+    masks = (fewer, least, valid, None)
+    digests = [fingerprint(TiltSeries(images, np.array([-10.0, 0, 10]), valid=v)) for v in masks]
+    assert len(set(digests[:3])) == 3
+    assert digests[2] == digests[3] == "d97e7fd9b4db5d52831ee80de93f2192"  # as it was before masks counted
+
+
+def test_what_a_killed_process_left_goes_when_the_run_begins(fit, stack, tmp_path):
+    go(stack, tmp_path / "run")
+    left = [tmp_path / "run" / name for name in (".checkpoint.1.part.pt", ".metrics.part.json")]
+    for path in left:
+        path.write_text("half")
+    go(stack, tmp_path / "run", overwrite=True)
+    assert not any(path.exists() for path in left)
 
 
 def test_the_fingerprint_knows_images_and_angles():

@@ -3,7 +3,7 @@ import pytest
 from scipy.ndimage import gaussian_filter
 
 from tiltfield.errors import InputError
-from tiltfield.screening import screen
+from tiltfield.screening import fill, quantile, screen
 
 N, SIZE, SNR = 20, 96, 0.7
 
@@ -135,3 +135,22 @@ def test_values_beyond_float32_are_masked_not_warned_about():
     given[0, 5, 5] = 1e300
     _, valid, _ = screen(given)
     assert np.argwhere(~valid).tolist() == [[0, 5, 5]]
+
+
+@pytest.mark.parametrize("share", [0.0, 0.001, 0.3, 0.5, 0.995])
+@pytest.mark.parametrize("size", [2, 25, 1000])
+def test_the_quantile_is_that_of_numpy(share, size):
+    for kind in (np.float32, np.float64):
+        values = np.random.default_rng(size).normal(size=size).astype(kind)
+        assert quantile(values, share) == np.quantile(values, share)
+
+
+def test_filling_in_place_is_filling():
+    given, valid = np.random.default_rng(0).normal(size=(3, 8, 8)).astype(np.float32), np.ones((3, 8, 8), bool)
+    valid[1, 2:4, 3] = valid[2, 0, 0] = False
+    kept = given.copy()
+    filled = fill(given, valid)
+    np.testing.assert_array_equal(given, kept)
+    assert fill(given, valid, in_place=True) is given
+    np.testing.assert_array_equal(given, filled)
+    assert np.array_equal(given != kept, ~valid)

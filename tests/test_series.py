@@ -63,14 +63,47 @@ def test_an_image_without_a_picture_is_named(value, message):
 
 
 def test_binning_averages_blocks_and_scales_the_pixel():
-    given, valid = images(3, 7, 9), np.ones((3, 7, 9), bool)
-    valid[1, 0, 1] = valid[2, 6, 8] = False
-    series = TiltSeries(given, angles(3), 2.0, valid, quantum=1.0).binned(2)
-    assert series.images.shape == (3, 3, 4)
-    np.testing.assert_allclose(series.images[1, 2, 3], given[1, 4:6, 6:8].mean(), rtol=1e-6)
-    assert series.pixel_size_nm == 4.0
+    given, valid = images(3, 9, 11), np.ones((3, 9, 11), bool)
+    valid[1, 1, 1] = valid[2, 4, 0] = valid[2, 8, 5] = False
+    series = TiltSeries(given, angles(3), 2.0, valid, quantum=1.0).binned(3)
+    assert series.images.shape == (3, 3, 3)
+    np.testing.assert_allclose(series.images[1, 2, 2], given[1, 6:9, 7:10].mean(), rtol=1e-6)
+    assert series.pixel_size_nm == 6.0
     assert series.quantum is None
-    assert np.argwhere(~series.valid).tolist() == [[1, 0, 0]]
+    assert np.argwhere(~series.valid).tolist() == [[1, 0, 0], [2, 2, 1]]
+
+
+def test_blocks_between_two_columns_weigh_the_outer_ones_by_half():
+    given, valid = images(3, 8, 9), np.ones((3, 8, 9), bool)
+    valid[1, 0, 4] = False
+    series = TiltSeries(given, angles(3), 2.0, valid).binned(4)
+    assert series.images.shape == (3, 2, 2)
+    row = given[:, 4:8].mean(axis=1, dtype=np.float64)
+    np.testing.assert_allclose(series.images[:, 1, 0], row[:, :5] @ [0.125, 0.25, 0.25, 0.25, 0.125], rtol=1e-6)
+    np.testing.assert_allclose(series.images[:, 1, 1], row[:, 4:] @ [0.125, 0.25, 0.25, 0.25, 0.125], rtol=1e-6)
+    assert np.argwhere(~series.valid).tolist() == [[1, 0, 0], [1, 0, 1]]
+
+
+@pytest.mark.parametrize("n", range(2, 9))
+def test_a_rod_on_the_tilt_axis_stays_there_when_binned(n):
+    for cols in range(90, 101):
+        u = np.arange(cols) - (cols - 1) / 2
+        rod = np.tile(np.exp(-((u / 20) ** 2)), (3, n + 1, 1))
+        seen = TiltSeries(rod, angles(3)).binned(n).images[1, 0].astype(np.float64)
+        middle = (len(seen) - 1) / 2
+        assert abs(seen @ (np.arange(len(seen)) - middle)) < 1e-6 * seen.sum()
+        assert cols - 2 * n < n * len(seen) <= cols
+
+
+@pytest.mark.parametrize(("cols", "n", "wide"), [(10, 9, 1), (10, 10, 1), (97, 3, 31), (95, 3, 31), (94, 3, 30)])
+def test_a_block_is_given_up_only_for_an_even_rest_and_never_the_last(cols, n, wide):
+    assert TiltSeries(images(3, 30, cols), angles(3)).binned(n).images.shape[2] == wide
+
+
+def test_noise_shared_by_blocks_has_the_correlation_that_is_told():
+    binned = TiltSeries(images(20, 64, 1001), angles(20)).binned(2).images.astype(np.float64) - 100
+    assert np.mean(binned[..., 1:] * binned[..., :-1]) / np.mean(binned**2) == pytest.approx(1 / 6, abs=0.01)
+    assert np.mean(binned[:, 1:] * binned[:, :-1]) / np.mean(binned**2) == pytest.approx(0, abs=0.01)
 
 
 def test_binning_by_one_changes_nothing():

@@ -13,7 +13,9 @@ from scipy.optimize import least_squares
 from torch import Tensor, nn
 
 from tiltfield.errors import InputError
+from tiltfield.screening import quantile
 from tiltfield.series import TiltSeries
+from tiltfield.threads import by_image
 
 ContrastMode = Literal["bf", "haadf"]
 
@@ -80,7 +82,27 @@ def smooth(images: np.ndarray, width: int) -> np.ndarray:
         images: shape (tilt, row, col).
         width: pixels, ≥ 1.
     """
-    return uniform_filter(images.astype(np.float32), size=(3, width, width), mode="nearest")
+    means = np.empty(images.shape, np.float32)
+
+    def put(k: int) -> None:
+        means[k] = smooth_one(images, k, width)
+
+    by_image(put, range(len(images)))
+    return means
+
+
+def smooth_one(images: np.ndarray, k: int, width: int) -> np.ndarray:
+    """Return the means over `width` × `width` pixels of one image and the two beside it; at the ends it counts twice.
+
+    Args:
+        images: shape (tilt, row, col).
+        k: which, from 0.
+        width: pixels, ≥ 1.
+    """
+    mean = np.add(images[max(k - 1, 0)], images[k], dtype=np.float64)
+    mean += images[min(k + 1, len(images) - 1)]
+    mean /= 3
+    return uniform_filter(mean.astype(np.float32), width, mode="nearest")
 
 
 def decide_mode(series: TiltSeries) -> tuple[ContrastMode, str]:
@@ -153,7 +175,7 @@ def clean_range(series: TiltSeries) -> tuple[float, float]:
     """
     width = max(1, min(5, min(series.images.shape[1:]) // 4))
     means = smooth(series.images, width)
-    low, high = np.quantile(means, [0.001, 0.999])
+    low, high = (quantile(means, share) for share in (0.001, 0.999))
     if not high > low:
         raise InputError(f"{series.name}: the images hold no contrast (all means are {low:g}); check the file")
     return float(low), float(high)

@@ -14,7 +14,7 @@ import math
 import time
 from collections.abc import Callable
 from enum import Enum
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -90,10 +90,9 @@ def step(problem: Problem, state: FitState, schedule: Schedule, done: float) -> 
     first = _next_block(state, problem.box.n_y, schedule.block)
     block = slice(first, min(first + schedule.block, problem.box.n_y))
     rows = ranks.share(block)
-    shift = (torch.rand(3, generator=state.generator) - 0.5) * schedule.jitter if schedule.jitter else None
     seen = problem.seen_by(rows)
     prior_rows = slice(rows.start, min(rows.stop + 1, block.stop))  # the variation of a share ends in the next one
-    wide = slices_of(state.field, problem.box, slice(seen.start, max(seen.stop, prior_rows.stop)), shift)
+    wide = slices_of(state.field, problem.box, slice(seen.start, max(seen.stop, prior_rows.stop)))
     clean = problem.image(
         wide[: seen.stop - seen.start], state.contrast, rows.start - seen.start, seen.stop - rows.stop
     )
@@ -105,11 +104,9 @@ def step(problem: Problem, state: FitState, schedule: Schedule, done: float) -> 
     variation, prior = _prior(problem, density, rows, block)
     columns = problem.box.n_x / problem.observed.shape[2]  # so that the weight does not depend on the padding
     loss = nll + schedule.tv_weight * columns * prior
-    figures = torch.stack([nll.detach(), variation.detach()])
-    total = state.descend([loss], schedule.rate(done, state.step))
-    ranks.add([figures])
+    values = state.descend([loss], schedule.rate(done, state.step), [nll, variation])
     state.judge(held)
-    return {"loss": total, "nll": figures[0].item(), "tv": figures[1].item()}
+    return dict(zip(("loss", "nll", "tv"), values, strict=True))
 
 
 def _likelihood(state: FitState, part: Problem, clean: Tensor, used: Tensor) -> tuple[Tensor, Tensor]:
@@ -171,6 +168,7 @@ def _next_block(state: FitState, n_rows: int, block: int) -> int:
 
 Watcher = Callable[[FitState, float, dict[str, float]], None]
 Step = Callable[[Problem, FitState, Any, float], dict[str, float]]  # of a problem, a state, a schedule of its own kind
+_Schedule = TypeVar("_Schedule", bound=AnySchedule)
 
 
 def fit(
@@ -179,8 +177,8 @@ def fit(
     """Run the schedule from wherever the state stands, and leave the best parameters in it.
 
     Best is the last pass whose held-out negative log-likelihood is within so many standard errors of the lowest as the
-    schedule allows. Ctrl-C ends the fit early with what there is. Where the GPU's memory is too small for a step, the
-    fit goes on with steps of half the size.
+    schedule allows. Ctrl-C ends the fit after the step with what there is. Where the GPU's memory is too small for a
+    step, the fit goes on with steps of half the size.
 
     Args:
         problem: the data.
@@ -197,33 +195,47 @@ def fit(
     """
     outcome = Outcome.FINISHED
     state.interrupted = None
-    for _ in range(state.halvings):  # of an earlier sitting
-        schedule = schedule.smaller() or schedule
+    schedule = fitting(schedule, state)
     total = schedule.steps(problem.box.n_y)
     clock = time.perf_counter() - state.elapsed
     try:
-        while (done := _done(state, schedule, total)) < 1:
-            figures = _tried(step, problem, state, schedule, done)
-            if figures is None:
-                schedule, total = _halve(problem, state, schedule)
-                continue
-            state.elapsed = ranks.clock(time.perf_counter() - clock)
-            if not math.isfinite(figures["loss"]):
-                outcome = Outcome.DIVERGED
-                break
-            if not state.queue:
-                _close_pass(state, schedule.tolerance)
+        with ranks.between_steps():
+            while (done := _done(state, schedule, total)) < 1:
                 if _stalled(state, schedule):
                     outcome = Outcome.CONVERGED
                     break
-            if watch is not None:
-                watch(state, _done(state, schedule, total), figures)
+                figures = _tried(step, problem, state, schedule, done)
+                if figures is None:
+                    schedule, total = _halve(problem, state, schedule)
+                    continue
+                state.elapsed, asked_to_stop = ranks.heard(time.perf_counter() - clock)
+                if _diverged(state, figures["loss"]):
+                    outcome = Outcome.DIVERGED
+                    break
+                if not state.queue:
+                    _close_pass(state, schedule.tolerance)
+                if watch is not None:
+                    watch(state, _done(state, schedule, total), figures)
+                if asked_to_stop:  # only now, so that the state is one from which the fit can go on
+                    ranks.stop()
     except KeyboardInterrupt:
         outcome = Outcome.INTERRUPTED
         state.interrupted = copy.deepcopy(state.state_dict())
     if outcome is not Outcome.INTERRUPTED or state.best:
         state.restore_best()
     return outcome
+
+
+def fitting(schedule: _Schedule, state: FitState) -> _Schedule:
+    """Return the schedule with steps of the size for which the GPU's memory was large enough so far.
+
+    Args:
+        schedule: as planned.
+        state: tells how often the size was halved.
+    """
+    for _ in range(state.halvings):
+        schedule = schedule.smaller() or schedule
+    return schedule
 
 
 def fit_through(problem: Problem, state: FitState, schedule: AnySchedule) -> None:
@@ -250,8 +262,8 @@ def _tried(
     except torch.cuda.OutOfMemoryError:
         if ranks.count() > 1:  # the others are in the middle of the step
             raise InputError(TOO_SMALL) from None
-        torch.cuda.empty_cache()
-        return None
+    torch.cuda.empty_cache()  # not above: as long as the error is handled, it holds all that the step did
+    return None
 
 
 def _halve(problem: Problem, state: FitState, schedule: AnySchedule) -> tuple[AnySchedule, int]:
@@ -266,6 +278,10 @@ def _halve(problem: Problem, state: FitState, schedule: AnySchedule) -> tuple[An
     return smaller, smaller.steps(n_rows)
 
 
+def _diverged(state: FitState, loss: float) -> bool:
+    return not math.isfinite(loss) or (not state.queue and not state.finite)
+
+
 def _done(state: FitState, schedule: AnySchedule, total: int) -> float:
     done = state.step / total
     return done if schedule.seconds is None else max(done, state.elapsed / schedule.seconds)
@@ -276,7 +292,7 @@ def _close_pass(state: FitState, tolerance: float) -> None:
 
     Within `tolerance` standard errors the later pass counts as no worse: the learning rate has fallen since.
     """
-    sums = torch.tensor([state.held_sum, state.held_square, state.held_count], dtype=torch.float64)
+    sums = torch.tensor([float(state.held_sum), float(state.held_square), state.held_count], dtype=torch.float64)
     ranks.add([sums])
     total, square, count = sums.tolist()
     count = max(1.0, count)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -35,8 +35,8 @@ class FitState:
     step: int = 0
     queue: list[int] = field(default_factory=list)
     elapsed: float = 0.0
-    held_sum: float = 0.0
-    held_square: float = 0.0
+    held_sum: float | Tensor = 0.0  # the sums stay on the device until the pass ends
+    held_square: float | Tensor = 0.0
     held_count: int = 0
     best_held: float = math.inf
     best_pass: int = 0
@@ -50,33 +50,38 @@ class FitState:
         """Return what has parameters, by name."""
         return {"field": self.field, "noise": self.noise, "contrast": self.contrast}
 
-    def descend(self, losses: Iterable[Tensor], factor: float) -> float:
+    @property
+    def finite(self) -> bool:
+        """Whether all parameters of the field are numbers: one that is not need not show in the loss."""
+        return math.isfinite(sum(parameter.detach().sum() for parameter in self.field.parameters()))
+
+    def descend(self, losses: Iterable[Tensor], factor: float, figures: Sequence[Tensor] = ()) -> list[float]:
         """Take one step down the sum of the losses, unless it is not finite: then the parameters would be lost with it.
 
         Args:
             losses: scalars with gradient, each made and freed before the next; of this process's share of the step.
             factor: on the learning rates.
+            figures: scalars of this share that are to be known too; with the loss, as each look waits for the device.
 
         Returns:
-            the sum.
+            the sum of the losses, then the figures, of all processes.
         """
         for optimiser in self.optimisers:
             optimiser.zero_grad(set_to_none=True)
-        total = 0.0
+        parts = []
         for loss in losses:
-            total += loss.item()
-            if ranks.count() == 1 and not math.isfinite(total):
-                break
             loss.backward()
-        total = _pooled(self.optimisers, total)
-        if math.isfinite(total):
+            parts.append(loss.detach().double())
+        told = torch.stack([sum(parts[1:], parts[0]), *(figure.detach().double() for figure in figures)])
+        values: list[float] = _pooled(self.optimisers, told).tolist()
+        if math.isfinite(values[0]):
             for optimiser in self.optimisers:
                 for group in optimiser.param_groups:
                     group["lr"] = group.setdefault("base", group["lr"]) * (factor if group.get("falls", True) else 1.0)
                 optimiser.step()
             self.field.project_()
         self.step += 1
-        return total
+        return values
 
     def judge(self, log_prob: Tensor) -> None:
         """Count held-out pixels towards the judgement of this pass.
@@ -85,8 +90,8 @@ class FitState:
             log_prob: of held-out pixels, shape (n,).
         """
         kept = log_prob.detach().double()
-        self.held_sum -= kept.sum().item()
-        self.held_square += kept.square().sum().item()
+        self.held_sum = self.held_sum - kept.sum()
+        self.held_square = self.held_square + kept.square().sum()
         self.held_count += len(kept)
 
     def keep_best(self) -> None:
@@ -122,22 +127,22 @@ class FitState:
             self.held_sum, self.held_square, self.held_count = 0.0, 0.0, 0
 
 
-def _pooled(optimisers: Iterable[torch.optim.Optimizer], loss: float) -> float:
-    """Return the loss summed over the processes that share the step, and leave the gradients, summed likewise."""
+def _pooled(optimisers: Iterable[torch.optim.Optimizer], told: Tensor) -> Tensor:
+    """Return figures summed over the processes that share the step, and leave the gradients, summed likewise."""
     if ranks.count() == 1:
-        return loss
+        return told
     windowed = [optimiser for optimiser in optimisers if isinstance(optimiser, WindowAdam)]
     groups = [group for optimiser in optimisers if optimiser not in windowed for group in optimiser.param_groups]
     plain = [parameter for group in groups for parameter in group["params"]]
     spans = [span for optimiser in windowed for span in optimiser.spans()]
     here = [int(parameter.grad is not None) for parameter in plain]
-    told = iter(ranks.greatest([*here, *(-first for first, _ in spans), *(stop for _, stop in spans)]))
-    wanted = [parameter for parameter in plain if next(told)]
-    firsts, stops = [-next(told) for _ in spans], [next(told) for _ in spans]
+    ends = iter(ranks.greatest([*here, *(-first for first, _ in spans), *(stop for _, stop in spans)]))
+    wanted = [parameter for parameter in plain if next(ends)]
+    firsts, stops = [-next(ends) for _ in spans], [next(ends) for _ in spans]
     for parameter in wanted:
         parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-    ends = iter(zip(firsts, stops, strict=True))
-    wide = [gradient for optimiser in windowed for gradient in optimiser.widen([next(ends) for _ in optimiser.tables])]
-    total = torch.full((1,), loss, device=plain[0].device)
-    ranks.add([total, *(parameter.grad for parameter in wanted), *wide])
-    return total.item()
+    both = iter(zip(firsts, stops, strict=True))
+    wide = [gradient for optimiser in windowed for gradient in optimiser.widen([next(both) for _ in optimiser.tables])]
+    told = told.float()  # as the gradients are
+    ranks.add([told, *(parameter.grad for parameter in wanted), *wide])
+    return told

@@ -1,9 +1,12 @@
 """What a reconstruction is expected to take.
 
-*Memory* is counted: what is held, times how many bytes of it. The peak is either where the projector is made, as many
-coordinates are sorted, or where a fit is judged in the end, beside its optimiser and its best state. The constants were
-fitted to the peaks of whole runs, each in a process of its own (``benchmarks/forecast.py``; 31 and 61 tilts, cubes of
-64³ to 256³ and flat volumes; x86-64, torch 2.13), which they meet within 15 %.
+*Memory* is the machine's, and is counted: images, samples, points of a step, voxels, and the numbers that the tables
+of a hash grid hold, each times so many bytes. The peak is where the projector is made, as many coordinates are sorted;
+or in a fit, where a new best state is kept beside the last one; or in the end, when the volume and what the report
+draws are there, and the optimiser and the best state still are. The constants were fitted to the peaks of whole runs,
+each in a process of its own (``benchmarks/forecast.py``; 11 to 61 tilts, cubes of 64³ to 256³ and flat volumes, one to
+eight features a node; x86-64, torch 2.13), which they meet within 15 %, and within 25 % where the projector keeps a
+matrix. A GPU has its own memory for all but images and volume, which is not forecast.
 
 *Time* is the number of steps times the seconds of one, which :func:`tiltfield.pace.step_seconds` measures on the
 machine; without a measurement, it is that of two quiet cores.
@@ -26,6 +29,7 @@ from tiltfield.defocus import halo_of
 from tiltfield.errors import InputError
 from tiltfield.fields import FEATURES, WIDTH
 from tiltfield.fields.base import Box
+from tiltfield.fields.hashgrid import table_numbers
 from tiltfield.parse import clock, parse_defocus
 from tiltfield.projector import keeps_matrix
 from tiltfield.rehearsal import TRIAL_PASSES, TRIAL_ROWS
@@ -36,16 +40,19 @@ THICK = 0.6  # of the image's width
 BASE_BYTES = {"classical": 385e6, "published": 500e6, "neural": 425e6}  # the interpreter and libraries, what is fixed
 MAKING, HOLDING, ENTRY = 180, 70, 80  # of a projector, a sample and tilt; of one that is not stored, a sample
 PIXEL_READ, PIXEL = 20, 40  # images; their slices, masks, likelihood, residuals and rendered images too
-BYTES_PER_VOXEL = {"hashgrid": 80, "mlp": 8, "voxels": 36}  # parameters, moments, best copy, the volume
-BYTES_PER_POINT = {"hashgrid": 500, "mlp": 27_000, "voxels": 80}  # activations of a step
+HELD, HELD_TWICE = 16, 20  # of a number in a hash grid: itself, two moments, the best; and the best before
+VOLUME = 8  # of a voxel, as it is made and as it is written
+FIT_BASE, FIT_PIXEL = 250e6, 22  # what of the neural base, and of an image, is there while such a grid is fitted
+BYTES_PER_VOXEL = {"mlp": 8, "voxels": 36}  # parameters, moments, best copy, the volume
+BYTES_PER_POINT = {"hashgrid": 1200, "mlp": 27_000, "voxels": 80}  # activations of a step
 ROUNDED, LEAST_ROWS = 1.2, 2  # points of a step over those aimed at, at most, as it takes whole slices, two at least
-GRID_BYTES, TV_BYTES = 34, 84  # of a published grid, a voxel: parameters, gradients, moments, best copy; with TV
+GRID_BYTES, TV_BYTES = 34, 45  # of a published grid, a voxel: parameters, gradients, moments, best copy; with TV
 SIRT_VOXEL, PUBLISHED_VOXEL = 16, 12
 OWN_FEATURES = {"hashgrid": FEATURES, "mlp": WIDTH, "voxels": 1}
 
 POINTS_PER_SECOND = {"hashgrid": 2.5e6, "mlp": 4e4, "voxels": 6e6}  # field points in training, two CPU cores
 SLICE_SECONDS = 3e-9  # of a projection and its adjoint, a sample and tilt
-GRID_SECONDS, TV_SECONDS = 1e-8, 4e-8  # of a step of a published grid, a voxel
+GRID_SECONDS, TV_SECONDS = 1e-8, 2e-8  # of a step of a published grid, a voxel
 DENOISING_SECONDS = {"bm3d": 1e-4, "topaz": 9e-5, "dwk-p": 7e-6, "dwk-g": 7e-6, "noise2self": 7e-5}  # a pixel
 FIXED_SECONDS = {"neural": 7.0, "classical": 2.0, "published": 4.0}  # reading, the coarse fit, pictures, files
 WEIGHTS = 5  # tried of STRENGTHS, as a rule
@@ -180,25 +187,47 @@ def _wider(config: ReconstructConfig, block: int) -> float:
 
 
 def _memory(shape: Shape, config: ReconstructConfig) -> float:
-    """Return the peak: where the projector is made, or later."""
+    """Return the peak: where the projector is made, in the fit, or in the end."""
     box, pixels = box_of(shape, config), math.prod(shape)
-    samples, voxels = box.n_z * box.n_x, math.prod(box.shape)
+    samples = box.n_z * box.n_x
+    base = BASE_BYTES[
+        "classical" if config.method in CLASSICAL else "published" if config.method in PUBLISHED else "neural"
+    ]
+    if _on_gpu(config):
+        return base + PIXEL * pixels + _host_bytes(box, config)
     stored = keeps_matrix(samples)
     making = MAKING * shape[0] * samples if stored else ENTRY * samples
     holding = HOLDING * shape[0] * samples if stored else ENTRY * samples
-    kind, fit = "neural", _field_bytes(box, config)
+    fitting, ending = _fit_bytes(shape, box, config)
+    return max(
+        base + making + PIXEL_READ * pixels,
+        FIT_BASE + holding + FIT_PIXEL * pixels + fitting,
+        base + holding + PIXEL * pixels + ending,
+    )
+
+
+def _fit_bytes(shape: Shape, box: Box, config: ReconstructConfig) -> tuple[float, float]:
+    """Return what is held during the fit, and in the end; in one, the latter, where they were not told apart."""
+    voxels = math.prod(box.shape)
     if config.method in CLASSICAL:
-        kind, fit = "classical", float(SIRT_VOXEL * voxels)
-    elif config.method in PUBLISHED:
-        kind, fit = "published", _published_bytes(shape, config, voxels)
-    return BASE_BYTES[kind] + max(making + PIXEL_READ * pixels, holding + PIXEL * pixels + fit)
-
-
-def _field_bytes(box: Box, config: ReconstructConfig) -> float:
+        return 0.0, SIRT_VOXEL * voxels
+    if config.method in PUBLISHED:
+        return 0.0, _published_bytes(shape, config, voxels)
     block = block_size(box, config.field)
     points = _wider(config, block) * max(ROUNDED * POINTS[config.field], LEAST_ROWS * box.n_z * box.n_x)
-    voxels = math.prod(box.shape)
-    return _larger(config) * (BYTES_PER_VOXEL[config.field] * voxels + BYTES_PER_POINT[config.field] * points)
+    step = _larger(config) * BYTES_PER_POINT[config.field] * points
+    if config.field != "hashgrid":
+        return 0.0, _larger(config) * BYTES_PER_VOXEL[config.field] * voxels + step
+    numbers = table_numbers(box, config.features or FEATURES)
+    return HELD_TWICE * numbers + step, HELD * numbers + VOLUME * voxels
+
+
+def _host_bytes(box: Box, config: ReconstructConfig) -> float:
+    """Return what of field and volume is in the machine's memory where a GPU computes: a grid is made there."""
+    volume = float(VOLUME * math.prod(box.shape))
+    if config.method in CLASSICAL or config.method in PUBLISHED or config.field != "hashgrid":
+        return volume
+    return max(volume, 4.0 * table_numbers(box, config.features or FEATURES))
 
 
 def _published_bytes(shape: Shape, config: ReconstructConfig, voxels: int) -> float:

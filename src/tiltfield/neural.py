@@ -23,7 +23,7 @@ from tiltfield.config import NOISE_NAMES, PUBLISHED, ReconstructConfig
 from tiltfield.contrast import ContrastMode
 from tiltfield.defocus import Defocus
 from tiltfield.errors import InputError
-from tiltfield.fit import DIVERGED_ADVICE, FitState, Outcome, Step, Watcher, fit, step
+from tiltfield.fit import DIVERGED_ADVICE, FitState, Outcome, Step, Watcher, fit, fitting, step
 from tiltfield.noise import NoiseModel
 from tiltfield.noise.scan import ORDER, Scan
 from tiltfield.observe import Observer
@@ -42,7 +42,7 @@ REPORTING_SECONDS = 6e-8  # a pixel of the images or a voxel, for the figures of
 HURRIED = 0.7  # share of the steps below which a fit that a time limit cut short is told of
 LEAST_SECONDS = 0.5  # that a fit gets even where no time is left
 FIRST_CHECKPOINT_SECONDS = 2.0
-CHECKPOINT_SECONDS = 20.0
+CHECKPOINT_SECONDS = 20.0  # between two; where one takes longer than a second to write, so many times as long
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,12 +121,13 @@ def solve(job: Job, resume: Mapping[str, Any] | None) -> Solution:
         state.load_state_dict(resume["fit"])
     prepared = resume["prepared"] if resume else ranks.clock(time.perf_counter() - job.began)
     if config.max_time is not None:
-        left = config.max_time - prepared - ranks.clock(_finishing_seconds(problem, state, schedule.block))
+        block = fitting(schedule, state).block
+        left = config.max_time - prepared - ranks.clock(_finishing_seconds(problem, state, block))
         schedule = replace(schedule, seconds=max(LEAST_SECONDS, left))
     outcome = fit(problem, state, schedule, _watcher(plan, prepared, job.observer), begin.step)
     if outcome is Outcome.DIVERGED and not state.best:
         raise InputError(f"{job.series.name}: the loss became infinite or NaN in the first pass; {DIVERGED_ADVICE}")
-    full = schedule.steps(problem.box.n_y)
+    full = fitting(schedule, state).steps(problem.box.n_y)
     if outcome is Outcome.FINISHED and state.step < HURRIED * full:
         job.observer.say(f"the time limit left {state.step} of {full} steps: a longer --max-time shows more")
     return _solution(begin, outcome, prepared)
@@ -134,7 +135,7 @@ def solve(job: Job, resume: Mapping[str, Any] | None) -> Solution:
 
 def _solution(begin: _Start, outcome: Outcome, prepared: float) -> Solution:
     """Return a fit that has ended, with its density and images."""
-    plan, problem, state, schedule = begin.plan, begin.problem, begin.state, begin.schedule
+    plan, problem, state, schedule = begin.plan, begin.problem, begin.state, fitting(begin.schedule, begin.state)
     density = evaluate_field(problem, state.field, schedule.block)
     clean = render(problem, density, state.contrast, schedule.block)
     return Solution(plan, problem, state, schedule, outcome, density, clean, prepared)
@@ -220,18 +221,19 @@ def _finishing_seconds(problem: Problem, state: FitState, block: int) -> float:
     """Return how long the steps after the fit will take, by timing one block of slices."""
     rows = problem.rows(0, min(block, problem.box.n_y))
     began = time.perf_counter()
-    render(rows, evaluate_field(rows, state.field, block), state.contrast, block)
+    clean = render(rows, evaluate_field(rows, state.field, block), state.contrast, block)
+    clean[0, 0, 0].item()  # a GPU is not done when the call returns
     told = REPORTING_SECONDS * (problem.observed.numel() + math.prod(problem.box.shape))
     return WRITING_SECONDS + told + (time.perf_counter() - began) * math.ceil(problem.box.n_y / block)
 
 
 def _watcher(plan: Plan, prepared: float, observer: Observer) -> Watcher:
     """Return what reports and checkpoints while the fit runs."""
-    saved = time.perf_counter() - CHECKPOINT_SECONDS + FIRST_CHECKPOINT_SECONDS
+    due = time.perf_counter() + FIRST_CHECKPOINT_SECONDS
     halvings = 0
 
     def watch(state: FitState, done: float, figures: dict[str, float]) -> None:
-        nonlocal saved, halvings
+        nonlocal due, halvings
         if state.halvings > halvings:
             halvings = state.halvings
             observer.say(f"the GPU's memory is short: going on with steps of 1/{2**halvings} of their size")
@@ -251,9 +253,10 @@ def _watcher(plan: Plan, prepared: float, observer: Observer) -> Watcher:
                     **figures,
                 }
             )
-        if time.perf_counter() - saved > CHECKPOINT_SECONDS:
+        if (began := time.perf_counter()) > due:
             observer.checkpoint(checkpoint_of(plan, state, prepared))
-            saved = time.perf_counter()
+            now = time.perf_counter()
+            due = now + CHECKPOINT_SECONDS * max(1.0, now - began)
 
     return watch
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:  # torch takes a second to import: not for the help
     from torch import Tensor
@@ -46,7 +47,7 @@ def joined() -> Iterator[None]:
 
     Ctrl-C, and the signal by which ``torchrun`` passes it on, stop all of them at the same step.
     """
-    global _count
+    global _count, _asked_to_stop
     if launched() == 1:
         yield
         return
@@ -64,13 +65,39 @@ def joined() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-        _count = 1
+        _count, _asked_to_stop = 1, False
         distributed.destroy_process_group()
+
+
+@contextmanager
+def between_steps() -> Iterator[None]:
+    """Let Ctrl-C wait until :func:`heard` tells of it, or for the end of the context; a second one does not wait.
+
+    Processes that share the work wait already. Where Ctrl-C does not raise KeyboardInterrupt here, all stays as it is.
+    """
+    global _asked_to_stop
+    here = threading.current_thread() is threading.main_thread()
+    if count() > 1 or not here or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield
+        return
+    signal.signal(signal.SIGINT, _note_the_first)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        asked, _asked_to_stop = _asked_to_stop, False
+    if asked:
+        raise KeyboardInterrupt
 
 
 def _note(_number: int, _frame: object) -> None:
     global _asked_to_stop
     _asked_to_stop = True
+
+
+def _note_the_first(number: int, frame: object) -> None:
+    _note(number, frame)
+    signal.signal(number, signal.default_int_handler)
 
 
 def share(rows: slice) -> slice:
@@ -140,14 +167,33 @@ def clock(seconds: float) -> float:
     Raises:
         KeyboardInterrupt: in all of them, if any was asked to stop.
     """
-    global _asked_to_stop
+    seconds, asked = heard(seconds)
+    if asked:
+        stop()
+    return seconds
+
+
+def heard(seconds: float) -> tuple[float, bool]:
+    """Return the first process's time, and whether any was asked to stop, which then is for :func:`stop` to do.
+
+    Args:
+        seconds: this one's.
+    """
     if count() == 1:
-        return seconds
+        return seconds, _asked_to_stop
     import torch
 
     told = torch.tensor([0.0 if index() else seconds, float(_asked_to_stop)], dtype=torch.float64)
     torch.distributed.all_reduce(told)
-    if told[1] > 0:
-        _asked_to_stop = False
-        raise KeyboardInterrupt
-    return float(told[0])
+    return float(told[0]), bool(told[1] > 0)
+
+
+def stop() -> NoReturn:
+    """Do as was asked.
+
+    Raises:
+        KeyboardInterrupt: always.
+    """
+    global _asked_to_stop
+    _asked_to_stop = False
+    raise KeyboardInterrupt

@@ -176,7 +176,7 @@ def ray_step(problem: Problem, state: FitState, schedule: RaySchedule, done: flo
     """
     square = plain_loss("l2").to(problem.observed.device)
     noise = square if state.step < schedule.plain_steps else state.noise
-    loss = state.descend(_losses(problem, state, schedule, (noise, square)), schedule.rate(done, state.step))
+    (loss,) = state.descend(_losses(problem, state, schedule, (noise, square)), schedule.rate(done, state.step))
     share = max(done, state.step / schedule.total)
     looked = int(share * schedule.passes + 1e-9) <= len(state.curve)
     state.queue = [0] if looked else []  # empty: this pass is complete

@@ -17,22 +17,19 @@ from tiltfield.problem import Problem
 HELD_ROWS = 32  # rows whose held-out pixels are judged at a time
 
 
-def slices_of(density: Field, box: Box, rows: slice, shift: Tensor | None = None) -> Tensor:
-    """Return the field on the pixel grid of some rows, optionally shifted by (z, y, x) pixels.
+def slices_of(density: Field, box: Box, rows: slice) -> Tensor:
+    """Return the field on the pixel grid of some rows.
 
     Args:
         density: the field.
         box: region of the problem.
         rows: which rows.
-        shift: shape (3,).
 
     Returns:
         shape (rows, n_z, n_x).
     """
     device = next(density.parameters()).device
     z, y, x = (_axis(n, device) for n in box.shape)
-    if shift is not None:
-        z, y, x = (axis + float(s) for axis, s in zip((z, y, x), shift, strict=True))
     return density.slices(z, y[rows], x)
 
 

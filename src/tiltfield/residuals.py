@@ -16,6 +16,7 @@ from tiltfield.neural import Solution
 from tiltfield.noise.base import NoiseModel
 from tiltfield.noise.estimate import autocorrelation
 from tiltfield.series import TiltSeries
+from tiltfield.threads import by_image
 
 PIXELS = 500_000  # of a block of slices that the noise is judged by: a model holds many numbers for each
 FEWEST = 400  # held-out pixels in that block, below which nothing is said
@@ -49,16 +50,16 @@ def tilt_figures(
         and mean_residual, observed less rendered. None where no pixel counts.
     """
     used = series.valid if used is None else used
-    pairs = list(zip(series.images, rendered, strict=True))
+    every, apart = np.ones(rendered.shape[1:], bool), np.zeros(rendered.shape[1:], bool)
     if deviation is None:
-        mean_square = float(np.mean([np.mean(np.square(image - twin)) for image, twin in pairs]))
-        deviation = np.zeros(1), np.sqrt(np.array([max(mean_square, 1e-30)]))
-    rows = []
-    for k, (image, twin) in enumerate(pairs):
-        every, apart = np.ones(image.shape, bool), np.zeros(image.shape, bool)
-        variance = np.square(np.interp(twin, *deviation))
+        squares = by_image(lambda image, twin: np.mean(np.square(image - twin)), series.images, rendered)
+        deviation = np.zeros(1), np.sqrt(np.array([max(float(np.mean(squares)), 1e-30)]))
+
+    def row(k: int) -> tuple[float | None, ...]:
         masks = every if used is None else used[k], apart if held is None else held[k]
-        rows.append(_tilt_row(image, twin, variance, *masks))
+        return _tilt_row(series.images[k], rendered[k], np.square(np.interp(rendered[k], *deviation)), *masks)
+
+    rows = by_image(row, range(len(series.images)))
     columns = {name: [_short(row[i]) for row in rows] for i, name in enumerate(_NAMES)}
     return {"number": series.tilt_numbers.tolist(), "angle_deg": series.angles_deg.tolist(), **columns}
 

@@ -321,7 +321,9 @@ def _checkpoint_of(folder: RunFolder, digest: str, screen: Observer) -> dict[str
             folder.cut_history(0)
         return None
     if saved["run"]["series"] != digest:
-        raise InputError(f"the images, angles or noise model are not those that the run in {folder.path} began with")
+        raise InputError(
+            f"the images, masks, angles or noise model are not those that the run in {folder.path} began with"
+        )
     folder.cut_history(saved["run"]["history"])
     screen.say(f"going on with the run in {folder.path}")
     return saved

@@ -12,8 +12,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ import yaml
 import tiltfield
 from tiltfield.config import NOISE_NAMES, ReconstructConfig, read_yaml
 from tiltfield.errors import InputError
+from tiltfield.replacing import atomic, clear_parts
 from tiltfield.series import TiltSeries
 
 FILES = (
@@ -42,26 +42,8 @@ ASKED_FOR = (  # files and folders that a run may have besides
 )
 
 
-@contextmanager
-def atomic(path: Path) -> Iterator[Path]:
-    """Give a temporary path beside `path`, which takes its place when all went well.
-
-    Args:
-        path: the file to write.
-
-    Yields:
-        a path in the same folder with the same suffix.
-    """
-    temporary = path.with_name(f".{path.stem}.part{path.suffix}")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def fingerprint(series: TiltSeries, config: ReconstructConfig | None = None) -> str:
-    """Return a digest of images, angles and a fitted noise model, by which a resumed run knows its data again.
+    """Return a digest of images, masks, angles and a fitted noise model, by which a resumed run knows its data again.
 
     Args:
         series: the series as loaded, binned and oriented.
@@ -71,7 +53,8 @@ def fingerprint(series: TiltSeries, config: ReconstructConfig | None = None) -> 
         InputError: if that file cannot be read.
     """
     digest = hashlib.blake2b(digest_size=16)
-    for array in (series.images, series.angles_deg):
+    masks = [] if series.valid is None or series.valid.all() else [series.valid]  # a file keeps no mask of nothing
+    for array in (series.images, series.angles_deg, *masks):
         digest.update(repr(array.shape).encode())
         digest.update(np.ascontiguousarray(array).data)
     if config is not None and config.noise not in NOISE_NAMES:
@@ -179,6 +162,7 @@ class RunFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         if not self.resuming:
             self._clear()
+        clear_parts(self.path)
         if self._series is not None:
             self._series.save(self.path / SERIES)
         self.write_config(series_path, config)

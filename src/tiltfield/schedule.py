@@ -63,7 +63,6 @@ class Schedule:
         learning_rate: of the field (Adam), decaying as a cosine to 2 %.
         noise_rate: of the noise model.
         contrast_rate: of gain and offset.
-        jitter: random shift of the sampling grid, pixels.
         seconds: if set, the schedule is compressed to end by then.
         patience: share of the passes with a held-out likelihood below the best after which to stop.
         tolerance: standard errors within which a later pass counts as no worse than the best.
@@ -76,7 +75,6 @@ class Schedule:
     learning_rate: float
     noise_rate: float = 2e-3
     contrast_rate: float = 3e-4
-    jitter: float = 0.0
     seconds: float | None = None
     patience: float = 0.3
     tolerance: float = 1.0

@@ -7,13 +7,15 @@ above or below everything around it. Heavy noise, saturation and small bright pa
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from scipy.ndimage import convolve, uniform_filter
 
 from tiltfield.errors import InputError
+from tiltfield.threads import by_image
 
 _MOST_LOST = 0.01  # of an image without a number: more is no defect, but a broken file
 _MOST_HOT = 0.003  # of all pixels standing out: more is the nature of the data
@@ -42,35 +44,71 @@ def screen(
             1 % of it is NaN or infinite.
     """
     values = _float32(images)
-    bad = np.empty(values.shape, bool)
-    for i, image in enumerate(values):
-        angle = None if angles_deg is None or i >= len(angles_deg) else float(angles_deg[i])
-        np.logical_not(np.isfinite(image), out=bad[i])
-        _check_image(i + 1 if numbers is None else int(numbers[i]), image, bad[i], angle)
-    report = _report_lost(bad)
-    stuck = _stuck(values, np.any(bad, axis=0))
-    report += _report_stuck(stuck)
-    bad |= stuck
-    spots, note = _hot(values, bad, quantum_of(images))
-    report += note
-    bad[tuple(spots.T)] = True
-    if not bad.any():
+    valid, report = find_bad(values, angles_deg, numbers)
+    if valid is None:
         return values, None, report
-    values = values.copy() if np.shares_memory(values, images) else values
-    for i in map(int, np.flatnonzero(bad.any(axis=(1, 2)))):
-        values[i] = _filled(values[i], bad[i])
-    return values, ~bad, report
+    return fill(values, valid, in_place=not np.shares_memory(values, images)), valid, report
 
 
-def fill(images: np.ndarray, valid: np.ndarray) -> np.ndarray:
+def find_bad(
+    images: np.ndarray, angles_deg: np.ndarray | None = None, numbers: np.ndarray | None = None
+) -> tuple[np.ndarray | None, list[str]]:
+    """Return the mask and the words of :func:`screen`.
+
+    Args:
+        images: float32, shape (tilt, row, col).
+        angles_deg: as there.
+        numbers: as there.
+
+    Raises:
+        InputError: as there.
+    """
+    lost, somewhere = [], np.zeros(images.shape[1:], bool)
+    for i, image in enumerate(images):
+        angle = None if angles_deg is None or i >= len(angles_deg) else float(angles_deg[i])
+        bad = ~np.isfinite(image)
+        _check_image(i + 1 if numbers is None else int(numbers[i]), image, bad, angle)
+        lost.append(int(np.count_nonzero(bad)))
+        somewhere |= bad
+    stuck = _stuck(images, somewhere)
+    spots, note = _hot(images, stuck, quantum_of(images))
+    report = _report_lost(lost) + _report_stuck(stuck) + note
+    if not (any(lost) or stuck.any() or len(spots)):
+        return None, report
+    valid = np.empty(images.shape, bool)
+    for image, good in zip(images, valid, strict=True):
+        np.logical_not(_bad(image, stuck), out=good)
+    valid[tuple(spots.T)] = False
+    return valid, report
+
+
+def fill(images: np.ndarray, valid: np.ndarray, *, in_place: bool = False) -> np.ndarray:
     """Return images with a local median in place of masked pixels, whatever these hold.
 
     Args:
         images: float32, shape (tilt, row, col).
         valid: bool, same shape: False where masked.
+        in_place: whether the images themselves are changed.
     """
-    pairs = zip(images, valid, strict=True)
-    return np.stack([_filled(i, ~v) if v.any() and not v.all() else i for i, v in pairs])
+    filled = images if in_place else images.copy()
+    for image, good in zip(filled, valid, strict=True):
+        if good.any() and not good.all():
+            image[...] = _filled(image, ~good)
+    return filled
+
+
+def quantile(values: np.ndarray, share: float) -> float:
+    """Return what np.quantile does, in a quarter of the time.
+
+    Args:
+        values: two or more, any shape.
+        share: of the values that lie below, 0 ≤ share < 1.
+    """
+    place = share * (values.size - 1)
+    ranked = np.partition(values, int(place), axis=None)[int(place) :]
+    below, above, way = ranked[0], ranked[1:].min(), place % 1
+    gap = float(above - below)
+    return float(above) - (1 - way) * gap if way >= 0.5 else float(below) + way * gap
 
 
 def quantum_of(images: Iterable[np.ndarray]) -> float | None:
@@ -175,38 +213,54 @@ def _wonder(values: np.ndarray, row: int, col: int) -> float:
     return float((hits.max() + 1) / (n + 1)) ** n
 
 
-def _hot(values: np.ndarray, bad: np.ndarray, quantum: float | None) -> tuple[np.ndarray, list[str]]:
+def _hot(values: np.ndarray, stuck: np.ndarray, quantum: float | None) -> tuple[np.ndarray, list[str]]:
     """Return the (image, row, col) of hot and dead pixels, shape (pixel, 3), and a report."""
-    found, nearly = [np.zeros((0, 3), int)], 0
-    for i, image in enumerate(values):
-        score = _outlyingness(_filled(image, bad[i]) if bad[i].any() else image, quantum)
-        spots = np.argwhere((score > 1) & ~bad[i])
-        found.append(np.insert(spots, 0, i, axis=1))
-        nearly += int(np.count_nonzero((score > _NEARLY) & (score <= 1)))
-    hot = _without_saturated(values, bad, np.concatenate(found))
+    if min(values.shape[1:]) < 5:
+        return np.zeros((0, 3), int), []
+
+    def outlying(image: np.ndarray) -> tuple[np.ndarray, int]:
+        bad = _bad(image, stuck)
+        spots, score = _outlyingness(_filled(image, bad) if bad.any() else image, quantum)
+        nearly = np.count_nonzero((score > _NEARLY) & (score <= 1))
+        return spots[(score > 1) & ~bad[tuple(spots.T)]], int(nearly)
+
+    found = by_image(outlying, values)
+    nearly = sum(number for _, number in found)
+    hot = np.concatenate([np.insert(spots, 0, i, axis=1) for i, (spots, _) in enumerate(found)])
+    hot = _without_saturated(values, stuck, hot)
     count, where = len(hot), len(np.unique(hot[:, 0]))
     if count and (nearly > count or count > _MOST_HOT * values.size + 3):
         return hot[:0], [f"{count} single pixel{_s(count)} stand out, but as the tail of many: none masked"]
     return hot, [f"{count} hot or dead pixel{_s(count)} in {where} image{_s(where)} masked"] if count else []
 
 
-def _outlyingness(image: np.ndarray, quantum: float | None) -> np.ndarray:
-    """How far single pixels are outside the noise around them and the tails of the whole image: beyond 1 is too far."""
-    centred = image.astype(np.float64) - float(np.median(image))
-    excess = centred - _ring(centred, 5)
-    size = np.abs(excess)
-    tail = float(np.quantile(size, 0.995))
-    score = np.zeros(image.shape)
-    if tail == 0 or min(image.shape) < 5:
-        return score
-    sigma = np.sqrt(np.maximum(_ring(np.minimum(size, 1.5 * tail) ** 2, 7), 0))
-    rows, cols = np.nonzero((size > _NEARLY * _TAIL * tail) & (size > _NEARLY * _LOCAL_SIGMAS * sigma))
-    if len(rows):
-        far = np.minimum(size / (_TAIL * tail), size / np.maximum(_LOCAL_SIGMAS * sigma, 1e-9 * tail))[rows, cols]
-        near = sliding_window_view(np.pad(centred, 2, mode="reflect"), (5, 5))[rows, cols]
-        far = np.minimum(far, _beyond_counting(near - centred.min(), quantum))
-        score[rows, cols] = np.minimum(far, _beyond_median(near)) * _alone(near)
-    return score
+def _bad(image: np.ndarray, stuck: np.ndarray) -> np.ndarray:
+    return stuck | ~np.isfinite(image)
+
+
+def _outlyingness(image: np.ndarray, quantum: float | None) -> tuple[np.ndarray, np.ndarray]:
+    """Return pixels that stand out, (row, col), and how far from noise and tails of the image: beyond 1 is too far."""
+    centred = image.astype(np.float64)
+    centred -= np.median(image[::4, ::4])  # roughly, lest running sums lose digits
+    size = _ring(centred, 5)
+    np.abs(np.subtract(centred, size, out=size), out=size)
+    tail = quantile(size, 0.995)
+    spots = np.argwhere(size > _NEARLY * _TAIL * tail)  # half a percent of the pixels at most
+    if tail == 0 or not len(spots):
+        return spots[:0], np.zeros(0)
+    high = size[tuple(spots.T)]
+    sigma = np.sqrt(_around(np.minimum(_windows(size, 7, "edge", spots), 1.5 * tail) ** 2).mean(axis=1))
+    likely = high > _NEARLY * _LOCAL_SIGMAS * sigma
+    spots, high, sigma = spots[likely], high[likely], sigma[likely]
+    near = _windows(centred, 5, "reflect", spots)
+    far = np.minimum(high / (_TAIL * tail), high / np.maximum(_LOCAL_SIGMAS * sigma, 1e-9 * tail))
+    far = np.minimum(far, _beyond_counting(near - centred.min(), quantum))
+    return spots, np.minimum(far, _beyond_median(near)) * _alone(near)
+
+
+def _windows(image: np.ndarray, size: int, mode: Any, spots: np.ndarray) -> np.ndarray:
+    """Return squares of pixels around some, shape (pixel, size, size), the image continued beyond its edges."""
+    return sliding_window_view(np.pad(image, size // 2, mode=mode), (size, size))[tuple(spots.T)]
 
 
 def _ring(image: np.ndarray, size: int) -> np.ndarray:
@@ -215,8 +269,9 @@ def _ring(image: np.ndarray, size: int) -> np.ndarray:
 
 
 def _around(near: np.ndarray) -> np.ndarray:
-    """Return the 24 pixels around the centres of 5 × 5 windows, shape (window, 24)."""
-    return np.delete(near.reshape(len(near), 25), 12, axis=1)
+    """Return the pixels around the centres of windows, shape (window, pixel)."""
+    size = math.prod(near.shape[1:])
+    return np.delete(near.reshape(len(near), size), size // 2, axis=1)
 
 
 def _beyond_median(near: np.ndarray) -> np.ndarray:
@@ -246,13 +301,18 @@ def _beyond_counting(near: np.ndarray, quantum: float | None) -> np.ndarray:
     return np.abs(2 * (np.sqrt(count + 0.375) - np.sqrt(mean + 0.375))) / _LOCAL_SIGMAS
 
 
-def _without_saturated(values: np.ndarray, bad: np.ndarray, hot: np.ndarray) -> np.ndarray:
+def _without_saturated(values: np.ndarray, stuck: np.ndarray, hot: np.ndarray) -> np.ndarray:
     """Leave out what sits at the lowest or highest grey value if most pixels there are no outliers: clipping."""
     if not len(hot):
         return hot
     grey = values[tuple(hot.T)]
-    for level in (np.min(values, where=~bad, initial=np.inf), np.max(values, where=~bad, initial=-np.inf)):
-        there = sum(int(np.count_nonzero((image == level) & ~b)) for image, b in zip(values, bad, strict=True))
+
+    def of_all(figure: Callable[[np.ndarray], Any]) -> list[Any]:
+        return by_image(lambda image: figure(image[~_bad(image, stuck)]), values)
+
+    ends = min(of_all(np.min)), max(of_all(np.max))
+    counts = np.sum(of_all(lambda good: [np.count_nonzero(good == end) for end in ends]), axis=0)
+    for level, there in zip(ends, counts, strict=True):
         if 2 * np.count_nonzero(grey == level) < there:
             hot, grey = hot[grey != level], grey[grey != level]
     return hot
@@ -272,13 +332,10 @@ def _filled(image: np.ndarray, bad: np.ndarray) -> np.ndarray:
     return holed
 
 
-def _report_lost(bad: np.ndarray) -> list[str]:
-    counts = bad.sum(axis=(1, 2))
-    which = np.flatnonzero(counts)
-    if not len(which):
-        return []
-    total = int(counts.sum())
-    return [f"{total} pixel{_s(total)} without a number (NaN or infinite) in {len(which)} image{_s(len(which))} masked"]
+def _report_lost(counts: list[int]) -> list[str]:
+    where, total = int(np.count_nonzero(counts)), sum(counts)
+    text = f"{total} pixel{_s(total)} without a number (NaN or infinite) in {where} image{_s(where)} masked"
+    return [text] if total else []
 
 
 def _report_stuck(stuck: np.ndarray) -> list[str]:

@@ -59,6 +59,14 @@ def test_there_are_as_many_workers_as_there_is_room_for(series, machine, n_gpus,
     assert ("more than are free" in words) == (len(shares) > max(1, runs))
 
 
+def test_the_shape_is_found_without_screening(series, machine, monkeypatch):
+    machine(0, 100)
+    monkeypatch.setattr("tiltfield.io.find_bad", None)
+    config = ReconstructConfig(bin=2, exclude="1-2", tilt_axis="x", pixel_size_nm=1.0)
+    needed = forecast((3, 16, 16), config).memory_bytes / 2**30
+    assert f"0.mrc needs about {needed:.1f} GiB" in shares_for(series, config, None)[1]
+
+
 def test_a_series_that_cannot_be_read_is_left_to_its_own_row(tmp_path, machine):
     machine(0, 1)
     (tmp_path / "junk.mrc").write_text("junk")

@@ -8,7 +8,7 @@ import pytest
 import tifffile
 
 from tiltfield.errors import InputError
-from tiltfield.io import load, load_frames, write_stack
+from tiltfield.io import load, load_frames, series_shape, write_stack
 
 N, ROWS, COLS = 7, 24, 20
 ANGLES = np.linspace(-60, 60, N)
@@ -206,3 +206,44 @@ def test_memory_stays_near_one_copy(tmp_path, dtype, name):
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 1.7 * series.images.nbytes
+
+
+def test_masked_pixels_are_filled_without_a_second_copy(tmp_path):
+    given = np.random.default_rng(0).integers(900, 1100, (40, 256, 256)).astype(np.int16)
+    given[3, 100, 100] = 30000
+    path = write_stack(given, tmp_path / "x.mrc", 1.0)
+    write_angles(tmp_path / "x.rawtlt", np.linspace(-60, 60, 40))
+    load(path)
+    tracemalloc.start()
+    series = load(path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert np.argwhere(~series.valid).tolist() == [[3, 100, 100]]
+    assert peak < 1.5 * series.images.nbytes
+
+
+def test_an_array_that_may_not_be_written_to_is_filled_all_the_same(tmp_path, monkeypatch):
+    given = images()
+    given[3, 10, 10] = 1e6
+    given.flags.writeable = False
+    monkeypatch.setattr("tiltfield.io.in_memory", lambda *_: given)
+    write_angles(tmp_path / "x.rawtlt")
+    series = load(write_stack(given, tmp_path / "x.mrc", 1.0))
+    assert np.argwhere(~series.valid).tolist() == [[3, 10, 10]]
+    assert given[3, 10, 10] == 1e6
+
+
+@pytest.mark.parametrize(
+    "how", [{}, {"tilt_axis": "x"}, {"tilt_axis": 80.0, "exclude": [2, 5]}, {"bin": 2, "tilt_axis": "x"}, {"bin": 5}]
+)
+def test_the_shape_is_told_without_loading(stack, how):
+    write_angles(stack.with_name("x.rawtlt"))
+    assert series_shape(stack, **how) == load(stack, **how).images.shape
+
+
+def test_the_shape_knows_transforms_that_turn_the_images(stack):
+    write_angles(stack.with_name("x.rawtlt"))
+    turned = stack.with_name("turned.xf")
+    turned.write_text("0 -1 1 0 0 0\n" * N)
+    shape = series_shape(stack, transforms=turned)
+    assert shape == load(stack, transforms=turned).images.shape == (N, COLS, ROWS)

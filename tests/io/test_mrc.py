@@ -192,7 +192,7 @@ def test_writing_replaces_whole_files_only(tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("tiltfield.io.mrc.os.replace", full)
+    monkeypatch.setattr("os.replace", full)
     with pytest.raises(InputError, match=r"cannot write .*No space left"):
         write_stack(values(np.float32, 1), path)
     assert path.read_bytes() == before

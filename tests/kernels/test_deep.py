@@ -131,6 +131,11 @@ def test_what_is_not_a_number_stays_so():
     with half():
         out = deep(encoded, weights, biases, SKIP)
     assert out.isnan().nonzero().flatten().tolist() == [7]
+    for layer in range(4):
+        spoilt = [weight.clone() for weight in weights]
+        spoilt[layer][0, 0] = torch.nan
+        with half():
+            assert deep(uniform(40, 12), spoilt, biases, SKIP).isnan().all()
 
 
 def test_what_the_kernel_does_not_take_goes_the_plain_way():

@@ -51,7 +51,8 @@ axis = Axis(8, 9, 0.0, 1.0, 0.0, 8.0)
 for prime in (0, 2654435761):
     encode([torch.zeros(1, 4, 81, requires_grad=True)], [Lattice(axis, axis, prime)]).sum().backward()
 for slices in (torch.zeros(8, 64, 96), torch.zeros(1, 1, 1)):
-    variation_and_gradient(slices, 1, (5e-3, 0.3, 3.0, 1.2), 1.0)
+    for edge in (0.3, float("inf")):
+        variation_and_gradient(slices, 1, (5e-3, edge, 3.0, 1.2), 1.0)
 """
 KERNELS = {
     "_project", "_back_project", "_forward", "_backward", "_interpolate", "_gather_z", "_gather_x", "_variation"

@@ -111,6 +111,3 @@ def test_the_field_takes_the_kernels_where_they_are_of_use(dispatched, error, mo
     made, given = field(box).to(dispatched), [axis.to(dispatched) for axis in (z, y, x)]
     assert error(made.slices(*given), expected) < (5e-5 if dispatched.type == "cuda" else CLOSE)
     assert calls == [1]
-    made.slices(*(axis.requires_grad_() for axis in given)).sum().backward()
-    assert calls == [1]  # kernels know no gradient in the coordinates
-    assert all(axis.grad is not None for axis in given)

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from test_perceptron import spoilt
 
 pytest.importorskip("triton", reason="needs Triton, for Linux: pip install 'tiltfield[gpu]'")
 
@@ -32,6 +33,15 @@ def test_values_and_gradients_are_those_of_the_plain_network(sizes, device, erro
     found = values(gpu_perceptron.perceptron, [t.to(device) for t in tensors])
     for a, b in zip(found, values(perceptron_plainly, [t.double() for t in tensors]), strict=True):
         assert error(a, b) < (CLOSE if device.type == "cuda" else 1e-6)
+
+
+@pytest.mark.parametrize("what", ["point", "weight", "bias", "all weights"])
+def test_what_is_not_a_number_stays_so(what, device):
+    x, weights, biases, where = spoilt(what)
+    inputs = [tensor.to(device).requires_grad_() for tensor in (x, *weights, *biases)]
+    out = gpu_perceptron.perceptron(inputs[0], inputs[1:3], inputs[3:])
+    assert out[0, 0].isnan().nonzero().flatten().tolist() == where
+    assert any(gradient.isnan().any() for gradient in torch.autograd.grad(out.sum(), inputs))
 
 
 def test_programs_share_the_points(device, error, monkeypatch):

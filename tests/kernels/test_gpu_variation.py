@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from test_variation import LAW, both, density, distance
+from test_variation import LAW, PLAIN, both, density, distance
 
 pytest.importorskip("triton", reason="needs Triton, for Linux: pip install 'tiltfield[gpu]'")
 
@@ -14,11 +14,12 @@ from tiltfield.kernels.variation import Law, variation, variation_plainly
 SHAPES = [(4, 9, 33), (2, 1, 1), (1, 5, 6), (2, 3, 1), (3, 1, 47), (1, 1, 1), (2, 7, 128), (2, 8, 129)]
 
 
+@pytest.mark.parametrize("law", [LAW, PLAIN], ids=["bending", "plain"])
 @pytest.mark.parametrize("closed", [False, True])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_value_and_gradient_are_those_of_the_plain_one(shape, closed, dispatched):
-    value, gradient = both(variation, density(*shape).to(dispatched), closed=closed)
-    right, slope = both(variation_plainly, density(*shape).double(), closed=closed)
+def test_value_and_gradient_are_those_of_the_plain_one(shape, closed, law, dispatched):
+    value, gradient = both(variation, density(*shape).to(dispatched), closed=closed, law=law)
+    right, slope = both(variation_plainly, density(*shape).double(), closed=closed, law=law)
     assert distance(value, right) <= 1e-6
     assert distance(gradient, slope) <= 1e-5
 
@@ -31,7 +32,7 @@ def test_only_the_density_over_its_scale_counts(scale, dispatched):
     assert distance(gradient * scale, slope) <= 2e-5  # a density beside the dense ones may fall on either side
 
 
-@pytest.mark.parametrize("edge", [1e-6, 0.01, 0.3, 1.0, 1e3, 1e6])
+@pytest.mark.parametrize("edge", [1e-6, 0.01, 0.3, 1.0, 1e3, 1e6, math.inf])
 @pytest.mark.parametrize("height", [0.02, 1.0, 2.9, 1e3])
 def test_the_logarithm_holds_for_any_height_and_edge(height, edge, dispatched):
     """The step from the vacuum to one voxel and back: nothing averages out."""
@@ -45,10 +46,11 @@ def test_two_runs_are_one(dispatched):
     assert all(torch.equal(a, b) for a, b in zip(*runs, strict=True))
 
 
-def test_what_is_not_finite_is_told(dispatched):
+@pytest.mark.parametrize("law", [LAW, PLAIN], ids=["bending", "plain"])
+def test_what_is_not_finite_is_told(law, dispatched):
     slices = density(2, 4, 20)
     slices[1, 2, 5] = math.nan
-    assert math.isnan(both(variation, slices.to(dispatched))[0])
+    assert math.isnan(both(variation, slices.to(dispatched), law=law)[0])
 
 
 def test_strides_do_not_matter(dispatched):
@@ -66,8 +68,8 @@ def test_the_kernel_is_taken_where_it_is_of_use(dispatched, monkeypatch):
     )
     slices = density(3, 5, 6).to(dispatched)
     both(variation, slices)
-    assert calls == [3]
+    both(variation, slices, law=PLAIN)
+    assert calls == [3, 3]
     both(variation, slices.double())
-    both(variation, slices, law=Law(0.005, math.inf, 3.0, 1.2))  # the plain total variation
     variation(slices[:0], 1.0, LAW, True)
-    assert calls == [3]
+    assert calls == [3, 3]

@@ -56,13 +56,64 @@ def test_what_is_in_the_way_is_said_and_the_kernels_are_left_alone(fresh, monkey
     assert not fresh.exists() or not list(fresh.iterdir())
 
 
-@pytest.mark.usefixtures("compiler")
-def test_a_cache_that_cannot_be_written_is_no_obstacle(monkeypatch, tmp_path):
+@pytest.fixture
+def no_cache(monkeypatch, tmp_path):
+    """No cache that can be written, and a folder of temporary files of its own, which it returns."""
     (tmp_path / "tiltfield").write_text("a file where the folder would be")
+    (tmp_path / "temporary").mkdir()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    native._library.cache_clear()
-    assert native.obstacle() == ""
-    native._library.cache_clear()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "temporary"))
+    monkeypatch.setattr("tempfile.tempdir", None)  # read again
+    return tmp_path / "temporary"
+
+
+SAYS = [sys.executable, "-c", "from tiltfield.kernels import native; print(native.obstacle() or 'made')"]
+
+
+@pytest.mark.usefixtures("compiler")
+def test_without_a_cache_the_library_is_made_once_for_all_processes(no_cache):
+    found = []
+    for _ in range(2):
+        assert subprocess.run(SAYS, capture_output=True, text=True, check=True).stdout.strip() == "made"
+        (folder,) = no_cache.iterdir()
+        (made,) = folder.iterdir()
+        found.append((made, made.stat().st_mtime_ns, folder.stat().st_mode & 0o777))
+    assert found == [(made, found[0][1], 0o700)] * 2
+
+
+@pytest.mark.parametrize("bad", ["link", "file", "open to all"])
+def test_a_folder_that_others_may_have_made_is_left_alone(bad, no_cache, tmp_path):
+    folder = no_cache / f"tiltfield-{os.getuid()}"
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir(mode=0o700)
+    if bad == "link":
+        folder.symlink_to(elsewhere)
+    elif bad == "file":
+        folder.touch()
+    else:
+        folder.mkdir()
+        folder.chmod(0o777)
+    asked = "from tiltfield.kernels import native; folder = native._cache(); print(folder.is_dir(), folder)"
+    said = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True, check=True).stdout.split()
+    assert said[0] == "True"
+    assert said[1] not in (str(folder), str(elsewhere))
+    assert list(no_cache.iterdir()) == [folder]  # what it took instead is removed
+    assert not list(elsewhere.iterdir())
+
+
+def test_a_folder_of_another_user_is_not_private(tmp_path, monkeypatch):
+    assert native._private(tmp_path / "new")
+    monkeypatch.setattr(os, "getuid", lambda: os.stat(tmp_path).st_uid + 1)
+    assert not native._private(tmp_path / "new")
+
+
+def test_a_user_without_a_home_gets_a_folder_among_temporary_files(no_cache, monkeypatch):
+    def none():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr("pathlib.Path.home", none)
+    assert native._cache().parent == no_cache
 
 
 @pytest.mark.usefixtures("compiler")
@@ -79,8 +130,7 @@ def test_only_float32_on_the_cpu_is_usable():
 
 @pytest.mark.usefixtures("compiler")
 def test_processes_that_make_it_at_the_same_time_all_get_it(tmp_path):
-    words = [sys.executable, "-c", "from tiltfield.kernels import native; print(native.obstacle() or 'made')"]
     env = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
-    both = [subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env=env) for _ in range(2)]
+    both = [subprocess.Popen(SAYS, stdout=subprocess.PIPE, text=True, env=env) for _ in range(2)]
     assert [process.communicate(timeout=100)[0].strip() for process in both] == ["made", "made"]
     assert len(list((tmp_path / "tiltfield").iterdir())) == 1

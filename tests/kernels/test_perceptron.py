@@ -5,6 +5,7 @@ import itertools
 import pytest
 import torch
 
+from tiltfield.kernels import native
 from tiltfield.kernels import perceptron as module
 from tiltfield.kernels.perceptron import perceptron, perceptron_plainly
 
@@ -45,6 +46,34 @@ def test_a_network_by_hand():
     torch.testing.assert_close(
         perceptron(torch.tensor([[0.0, 2.0, -1.0]]), weights, biases), torch.tensor([[3.5, 4.5, 6.5]])
     )
+
+
+def spoilt(what):
+    """Features, weights and biases of which something is not a number: at point 7, or everywhere."""
+    x, tensors = torch.randn(1, 24, 100, generator=torch.Generator().manual_seed(3)), network((24, 64, 1), 1)
+    weights, biases = ([tensor.detach().float() for tensor in part] for part in tensors)
+    if what == "point":
+        x[0, 3, 7] = torch.nan
+    elif what == "all weights":
+        weights[0].fill_(torch.nan)
+    else:
+        {"weight": weights[0], "bias": biases[0]}[what][5, 0] = torch.nan
+    return x, weights, biases, [7] if what == "point" else list(range(100))
+
+
+@pytest.mark.parametrize("kernel", ["pieces", "perceptron", "tiles"])
+@pytest.mark.parametrize("what", ["point", "weight", "bias", "all weights"])
+def test_what_is_not_a_number_stays_so(what, kernel, monkeypatch):
+    if kernel == "pieces":
+        monkeypatch.setattr(native, "usable", lambda tensor: False)
+    elif native.obstacle() or (kernel == "tiles" and not native.tiles()):
+        pytest.skip(native.obstacle() or "the processor has no tiles (AMX)")
+    monkeypatch.setattr(module, "_kernel", lambda: kernel)
+    x, weights, biases, where = spoilt(what)
+    inputs = [tensor.requires_grad_() for tensor in (x, *weights, *biases)]
+    out, plain = perceptron(x, weights, biases), perceptron_plainly(x, weights, biases)
+    assert out[0, 0].isnan().nonzero().flatten().tolist() == plain[0, 0].isnan().nonzero().flatten().tolist() == where
+    assert any(gradient.isnan().any() for gradient in torch.autograd.grad(out.sum(), inputs))
 
 
 @pytest.mark.usefixtures("compiler")

@@ -5,9 +5,11 @@ import math
 import pytest
 import torch
 
+from tiltfield.kernels import variation as module
 from tiltfield.kernels.variation import Law, variation, variation_plainly
 
 LAW = Law(sharpness=0.005, edge=0.3, dense=3.0, top=1.2)
+PLAIN = Law(sharpness=0.005, edge=math.inf, dense=3.0, top=1.2)
 
 
 def density(*shape, scale=1.0, seed=0):
@@ -31,26 +33,28 @@ def distance(found, right):
 
 
 @pytest.mark.usefixtures("compiler", "threads")
+@pytest.mark.parametrize("law", [LAW, PLAIN], ids=["bending", "plain"])
 @pytest.mark.parametrize("closed", [False, True])
 @pytest.mark.parametrize("shape", [(8, 24, 32), (3, 17, 33), (2, 1, 1), (1, 5, 6), (2, 3, 1), (5, 1, 47)], ids=str)
-def test_value_and_gradient_are_those_of_the_plain_one(shape, closed):
-    value, gradient = both(variation, density(*shape), closed=closed)
-    right, slope = both(variation_plainly, density(*shape).double(), closed=closed)
+def test_value_and_gradient_are_those_of_the_plain_one(shape, closed, law):
+    value, gradient = both(variation, density(*shape), closed=closed, law=law)
+    right, slope = both(variation_plainly, density(*shape).double(), closed=closed, law=law)
     assert distance(value, right) <= 1e-6
     assert distance(gradient, slope) <= 1e-5
 
 
 @pytest.mark.usefixtures("compiler")
+@pytest.mark.parametrize("law", [LAW, PLAIN], ids=["bending", "plain"])
 @pytest.mark.parametrize("scale", [1e-3, 0.02, 50.0])
-def test_only_the_density_over_its_scale_counts(scale):
-    value, gradient = both(variation, density(4, 20, 30, scale=scale), scale)
-    right, slope = both(variation_plainly, density(4, 20, 30).double())
+def test_only_the_density_over_its_scale_counts(scale, law):
+    value, gradient = both(variation, density(4, 20, 30, scale=scale), scale, law=law)
+    right, slope = both(variation_plainly, density(4, 20, 30).double(), law=law)
     assert distance(value, right) <= 1e-6
     assert distance(gradient * scale, slope) <= 2e-5  # a density beside the dense ones may fall on either side
 
 
 @pytest.mark.usefixtures("compiler")
-@pytest.mark.parametrize("edge", [1e-6, 0.01, 0.3, 1.0, 1e3, 1e6])
+@pytest.mark.parametrize("edge", [1e-6, 0.01, 0.3, 1.0, 1e3, 1e6, math.inf])
 @pytest.mark.parametrize("height", [0.02, 1.0, 2.9, 1e3])
 def test_the_logarithm_holds_for_any_height_and_edge(height, edge):
     """The step from the vacuum to one voxel and back: nothing averages out."""
@@ -71,10 +75,22 @@ def test_the_same_whatever_the_number_of_threads():
 
 
 @pytest.mark.usefixtures("compiler")
-def test_what_is_not_finite_is_told():
+@pytest.mark.parametrize("law", [LAW, PLAIN], ids=["bending", "plain"])
+def test_what_is_not_finite_is_told(law):
     slices = density(3, 4, 20)
     slices[1, 2, 5] = math.nan
-    assert math.isnan(both(variation, slices)[0])
+    assert math.isnan(both(variation, slices, law=law)[0])
+
+
+@pytest.mark.usefixtures("compiler")
+@pytest.mark.parametrize("law", [LAW, PLAIN], ids=["bending", "plain"])
+def test_the_kernel_is_taken_whatever_the_law(law, monkeypatch):
+    calls, made = [], module._natively
+    monkeypatch.setattr(module, "_natively", lambda *given: (calls.append(len(given[0])), made(*given))[1])
+    both(variation, density(3, 5, 6), law=law)
+    both(variation, density(3, 5, 6).double(), law=law)
+    variation(density(3, 5, 6)[:0], 1.0, law, True)
+    assert calls == [3]
 
 
 @pytest.mark.usefixtures("compiler")

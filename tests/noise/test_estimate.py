@@ -5,6 +5,8 @@ import pytest
 import torch
 from scipy.ndimage import gaussian_filter
 
+from tiltfield.contrast import smooth_one
+from tiltfield.noise import estimate
 from tiltfield.noise.estimate import NoiseLine, autocorrelation, estimate_noise, find_recording, scaled
 from tiltfield.noise.gaussian import Gaussian
 from tiltfield.series import TiltSeries
@@ -39,6 +41,24 @@ def test_noise_that_does_not_depend_on_intensity_has_a_small_slope():
     line = estimate_noise(noisy(0.0, 0.01))
     assert 0 < line.slope < 0.003
     assert line.deviation(0.5) == pytest.approx(0.1, rel=0.1)
+
+
+def test_some_images_of_a_large_series_tell_its_noise(monkeypatch):
+    scene = np.linspace(1, 0.8, 72)[:, None, None] * clean()[0]
+    given = scene + np.sqrt(0.004 + 0.02 * scene) * np.random.default_rng(0).standard_normal(scene.shape)
+    given = given.astype(np.float32)
+    every = estimate_noise(given)
+    seen = []
+    monkeypatch.setattr(estimate, "ENOUGH", given.size // 2)
+    monkeypatch.setattr(estimate, "smooth_one", lambda stack, k, width: seen.append(k) or smooth_one(stack, k, width))
+    some = estimate_noise(given)
+    assert sorted(seen) == list(range(0, 72, 2))
+    for intensity in (0.3, 0.5, 0.7):
+        assert some.deviation(intensity) == pytest.approx(every.deviation(intensity), rel=0.02)
+    monkeypatch.setattr(estimate, "ENOUGH", 1)
+    seen.clear()
+    estimate_noise(given)
+    assert sorted(seen) == [0, 14, 28, 42, 56, 70]
 
 
 def test_a_clean_series_still_gives_a_positive_line():

@@ -83,11 +83,11 @@ def _room(series: Sequence[Path], config: ReconstructConfig) -> tuple[int, str]:
     import psutil
 
     from tiltfield.forecast import GIB, forecast
-    from tiltfield.io import load
+    from tiltfield.io import series_shape
 
     largest = max(series, key=lambda path: path.stat().st_size if path.is_file() else 0)
     try:
-        shape = load(largest, **config.reading).images.shape
+        shape = series_shape(largest, **{name: v for name, v in config.reading.items() if name != "pixel_size_nm"})
     except InputError:  # its own row will tell
         return len(series), ""
     needed = forecast(shape, config).memory_bytes

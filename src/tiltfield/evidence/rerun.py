@@ -24,7 +24,7 @@ from tiltfield.observe import Observer
 from tiltfield.plan import MISFIT, Plan, first_plan, make_problem
 from tiltfield.problem import Problem
 from tiltfield.reconstruct import keep_freed_memory, pick_device, reconstruct
-from tiltfield.rendering import render
+from tiltfield.rendering import HELD_ROWS, render
 from tiltfield.runfolder import RunFolder, fingerprint
 from tiltfield.screening import fill
 from tiltfield.series import TiltSeries, Volume
@@ -115,20 +115,27 @@ class Fit:
         Args:
             series: tilts of the same field of view, seen by the fit or not.
         """
-        problem = self.problem(series).rows(0, series.images.shape[1])
+        problem = self.problem(series)
         clean = render(problem, self.density, self.contrast, _BLOCK)
-        valid = problem.used | problem.held
+        n = len(clean)
+        step = n if self.noise.axis == 0 else HELD_ROWS  # whole lines, where noise goes from pixel to pixel
+        generator = torch.Generator().manual_seed(0)
+        parts = [self._shown(problem.rows(i, i + step), clean[i : i + step], generator) for i in range(0, n, step)]
+        return Shown(*(np.concatenate(images, axis=1) for images in zip(*parts, strict=True)))
+
+    def _shown(self, part: Problem, clean: Tensor, generator: torch.Generator) -> list[np.ndarray]:
+        """Return what is shown of a block of rows, shape each (tilt, row, col)."""
+        clean, valid = part.here(clean), part.used | part.held
         labels = valid.to(torch.int8)
         with torch.no_grad():
-            lower, upper = self.noise.bounds(problem.observed, clean, labels)
-            log_prob = self.noise.log_prob(problem.observed, clean, labels)
-        parts = (problem.observed, clean, _within(lower, upper), log_prob, valid)
-        return Shown(*(part.permute(1, 0, 2).cpu().numpy() for part in parts))
+            white = _within(*self.noise.bounds(part.observed, clean, labels), generator)
+            log_prob = self.noise.log_prob(part.observed, clean, labels)
+        images = (part.observed, clean, white, log_prob, valid)
+        return [image.permute(1, 0, 2).cpu().numpy() for image in images]
 
 
-def _within(lower: Tensor, upper: Tensor) -> Tensor:
+def _within(lower: Tensor, upper: Tensor, generator: torch.Generator) -> Tensor:
     """Return z where both ends meet, else a normal draw from between them."""
-    generator = torch.Generator().manual_seed(0)
     share = torch.rand(lower.shape, generator=generator, dtype=torch.float64).to(lower.device)
     below, up_to = (torch.special.ndtr(end.double()) for end in (lower, upper))
     drawn = torch.special.ndtri(torch.lerp(below, up_to, share).clamp(1e-12, 1 - 1e-12))
@@ -166,7 +173,7 @@ def open_run(folder: Path, series: Path | None = None, threads: int | None = Non
     checkpoint = kept.load_checkpoint()
     if checkpoint is not None and checkpoint["run"]["series"] != fingerprint(data, config):
         raise InputError(
-            f"the images, angles or noise model of {path} are not those that the run in {folder} was made from"
+            f"the images, masks, angles or noise model of {path} are not those that the run in {folder} was made from"
         )
     if data.valid is not None:
         data = replace(data, images=fill(data.images, data.valid))

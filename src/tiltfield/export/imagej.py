@@ -10,7 +10,7 @@ import numpy as np
 import tifffile
 
 from tiltfield.export.image import Image
-from tiltfield.io.mrc import replacing
+from tiltfield.replacing import replacing
 
 LARGEST = 2**32 - 2**22  # bytes of planes that the offsets of a TIFF can reach, less room for its directories
 

@@ -6,8 +6,6 @@ Open Microscopy Environment, OME-Zarr specification, version 0.5 (https://ngff.o
 from __future__ import annotations
 
 import itertools
-import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +17,7 @@ import tiltfield
 from tiltfield.errors import InputError
 from tiltfield.export.image import Image
 from tiltfield.export.scaling import display_range, extremes
+from tiltfield.replacing import replacing
 
 CHUNK = (32, 128, 128)  # 2 MiB of float32: thin along z, as sections are what is looked at first
 SMALLEST = 128  # the coarsest level is no longer than this
@@ -131,16 +130,8 @@ def _dataset(image: Image, level: int) -> dict[str, Any]:
 @contextmanager
 def _replacing_folder(path: Path) -> Iterator[Path]:
     """Give a temporary folder beside `path`, which takes its place at the end, unless something was raised."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
     if path.is_dir() and not (path / "zarr.json").is_file():
         raise InputError(f"{path} is a folder, but no Zarr: give another name, so that it stays")
-    try:
+    with replacing(path) as part:
         part.mkdir()
         yield part
-        if path.is_dir():
-            shutil.rmtree(path)
-        os.replace(part, path)
-    except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror}; give a folder that can be written to") from error
-    finally:
-        shutil.rmtree(part, ignore_errors=True)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from tiltfield import kernels
 from tiltfield.fields.base import Box, Field
 from tiltfield.kernels.density import density
-from tiltfield.kernels.interpolation import Between, Places, between, interpolate, interpolate_plainly
+from tiltfield.kernels.interpolation import Between, Places, between, interpolate
 from tiltfield.kernels.perceptron import perceptron
 from tiltfield.kernels.window import window
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:  # Triton, which it imports, is not everywhere
 GROWTH = 1 / 8  # of the density beyond the linear
 TABLES_FASTER = 2.0  # rate of the tables over that of the network: a plane moves only while a step touches it
 KEPT_ROWS = 1024  # blocks of rows whose places are kept
+COARSEST, FINEST, LEVELS, LOG2_TABLE = 32.0, 1.0, 6, 25  # see HashGrid
 _PRIME = 2654435761  # for z, beside 1 for x; Müller et al., eq. 4
 
 
@@ -51,13 +52,12 @@ class GridLevel(nn.Module):
         """
         super().__init__()
         self.cell = cell
-        self.nodes = tuple(max(2, math.ceil(n / cell) + 1) for n in box.shape)
+        self.nodes = _nodes(box, cell)
         self.reach = tuple(max(0.0, n / 2 - 1) for n in box.shape)
-        in_plane = self.nodes[0] * self.nodes[2]
-        n_entries = min(in_plane, max(1, table_size // self.nodes[1]))
-        self.dense = n_entries == in_plane
+        n_entries = _entries(self.nodes, table_size)
+        self.dense = n_entries == self.nodes[0] * self.nodes[2]
         shape = (self.nodes[1], n_features, n_entries)
-        self.table = nn.Parameter(torch.rand(shape, generator=generator) * 2e-2 - 1e-2)
+        self.table = nn.Parameter(torch.rand(shape, generator=generator).mul_(2e-2).sub_(1e-2))
 
     def entry(self, z: Tensor, x: Tensor) -> Tensor:
         """Return the entry, in the table of their plane, of nodes, any broadcastable integer shapes."""
@@ -116,20 +116,20 @@ class HashGrid(Field):
 
     The square lets few and very dense voxels get there in the steps that there are (docs/log.md).
 
-    A regular grid of points is interpolated axis by axis (small matrix products) instead of point by point (gathers):
-    the same numbers, many times faster.
+    A regular grid of points is interpolated along y, then within the slices (:mod:`tiltfield.kernels.interpolation`,
+    :mod:`tiltfield.kernels.gpu_encoding`) instead of point by point: the same numbers, many times faster.
     """
 
     def __init__(
         self,
         box: Box,
         *,
-        coarsest: float = 32.0,
-        finest: float = 1.0,
-        n_levels: int = 6,
+        coarsest: float = COARSEST,
+        finest: float = FINEST,
+        n_levels: int = LEVELS,
         n_features: int = 4,
         width: int = 64,
-        log2_table: int = 25,
+        log2_table: int = LOG2_TABLE,
         scale: float = 1.0,
         mean: float = 0.5,
         generator: torch.Generator,
@@ -152,10 +152,8 @@ class HashGrid(Field):
         self.box, self.scale = box, scale
         self._kept: tuple[Tensor, Tensor, tuple[Between, Between]] | None = None
         self._rows: dict[tuple, tuple[list[int], Between]] = {}
-        ratio = (finest / coarsest) ** (1 / max(1, n_levels - 1))
-        self.levels = nn.ModuleList(
-            GridLevel(box, coarsest * ratio**level, n_features, 2**log2_table, generator) for level in range(n_levels)
-        )
+        cells = _cells(coarsest, finest, n_levels)
+        self.levels = nn.ModuleList(GridLevel(box, cell, n_features, 2**log2_table, generator) for cell in cells)
         self.weights = nn.ParameterList()
         self.biases = nn.ParameterList()
         for n_in, n_out in ((n_levels * n_features, width), (width, 1)):
@@ -175,12 +173,10 @@ class HashGrid(Field):
         return self.decode(features.T).reshape(points.shape[:-1])
 
     def slices(self, z: Tensor, y: Tensor, x: Tensor) -> Tensor:
-        """Return the density on a grid, shape (n_y, n_z, n_x)."""
+        """Return the density on a grid, shape (n_y, n_z, n_x), without gradient in the coordinates."""
         levels = [cast(GridLevel, level) for level in self.levels]
         table = levels[0].table
-        if any(axis.requires_grad for axis in (z, y, x)):
-            features = interpolate_plainly(*_around(levels, _among(levels, y), _across(levels, z, x))).flatten(1)
-        elif kernels.usable(table.device, table.dtype):
+        if kernels.usable(table.device, table.dtype):
             features = _encoded(levels, z, y, x).flatten(2)
         else:
             features = interpolate(*_around(levels, self._among(y), self._across(z, x))).flatten(1)
@@ -207,6 +203,34 @@ class HashGrid(Field):
         network = [*self.weights, *self.biases]
         touched = {"params": tables, "lr": TABLES_FASTER * learning_rate, "windowed": True}
         return [touched, {"params": network, "lr": learning_rate}]
+
+
+def table_numbers(box: Box, n_features: int) -> int:
+    """Return how many numbers the tables of a field of the usual levels hold.
+
+    Args:
+        box: region described.
+        n_features: features a node and level.
+    """
+    nodes = [_nodes(box, cell) for cell in _cells(COARSEST, FINEST, LEVELS)]
+    return sum(n[1] * n_features * _entries(n, 2**LOG2_TABLE) for n in nodes)
+
+
+def _cells(coarsest: float, finest: float, n_levels: int) -> list[float]:
+    """Return the node spacing of every level."""
+    ratio = (finest / coarsest) ** (1 / max(1, n_levels - 1))
+    return [coarsest * ratio**level for level in range(n_levels)]
+
+
+def _nodes(box: Box, cell: float) -> tuple[int, int, int]:
+    """Return how many nodes of a level lie along (z, y, x)."""
+    n_z, n_y, n_x = (max(2, math.ceil(n / cell) + 1) for n in box.shape)
+    return n_z, n_y, n_x
+
+
+def _entries(nodes: tuple[int, int, int], table_size: int) -> int:
+    """Return how many entries the table of a plane has, in a level of at most so many."""
+    return min(nodes[0] * nodes[2], max(1, table_size // nodes[1]))
 
 
 def _position(coordinate: Tensor, reach: float, cell: Tensor | float, last: Tensor | int) -> Tensor:

@@ -19,10 +19,20 @@ from tiltfield.io.mrc_sections import write_stack, write_volume
 from tiltfield.io.raw import RawStack, reading
 from tiltfield.io.slabs import in_memory, in_slabs
 from tiltfield.io.transforms import in_view, notes_beside, read_transforms
-from tiltfield.screening import quantum_of, screen
+from tiltfield.screening import fill, find_bad, quantum_of
 from tiltfield.series import TiltSeries, Volume
 
-__all__ = ["FORMATS", "Format", "RawStack", "load", "load_frames", "read_volume", "write_stack", "write_volume"]
+__all__ = [
+    "FORMATS",
+    "Format",
+    "RawStack",
+    "load",
+    "load_frames",
+    "read_volume",
+    "series_shape",
+    "write_stack",
+    "write_volume",
+]
 
 _HEAD = 4096
 _SPREAD = 0.05  # share that a masked pixel may have in an interpolated one
@@ -90,16 +100,8 @@ def load(
     Raises:
         InputError: if anything is missing, damaged or contradicts itself; the message says what to do.
     """
-    path, aligner = Path(path), None if transforms is None else Path(transforms)
-    _check_axis(tilt_axis)
-    path, raw, looked = _frames(path, angles, aligner is not None or None)
-    if raw.angles_deg is None:
-        raise InputError(
-            f"{path}: no tilt angles found; looked for {', '.join(looked)}; write them into a text file, in degrees, "
-            "one a line, and give it with --angles FILE"
-        )
-    moved = None if aligner is None else read_transforms(aligner, len(raw.images), raw.angles_deg)
-    turn, said = facts.choose_axis(path, raw, tilt_axis, moved)
+    aligner = None if transforms is None else Path(transforms)
+    path, raw, moved, turn, said = _opened(Path(path), angles, aligner, tilt_axis)
     size, more = facts.choose_size(raw, pixel_size_nm)
     notes = said | more | notes_beside(path, aligner)
     quantum = quantum_of(_measured(raw))
@@ -121,6 +123,35 @@ def load(
         numbers=numbers if exclude else None,
     )
     return series.binned(bin)
+
+
+def series_shape(
+    path: str | Path,
+    *,
+    angles: str | Path | None = None,
+    transforms: str | Path | None = None,
+    tilt_axis: str | float = "y",
+    bin: int = 1,
+    exclude: Sequence[int] = (),
+) -> tuple[int, int, int]:
+    """Return the shape of the images that `load` would give, up to a column, without screening them.
+
+    Args:
+        path: as for `load`.
+        angles: as for `load`.
+        transforms: as for `load`.
+        tilt_axis: as for `load`.
+        bin: as for `load`.
+        exclude: as for `load`.
+
+    Raises:
+        InputError: if the file, its angles or its transforms cannot be read.
+    """
+    aligner = None if transforms is None else Path(transforms)
+    _, raw, moved, turn, _ = _opened(Path(path), angles, aligner, tilt_axis)
+    moved = Placement.unmoved(1) if moved is None else moved
+    rows, cols = moved.turned(geometry.axis_degrees(turn)).shape(raw.images.shape[1:])
+    return len(raw.images) - len(set(exclude)), rows // bin, cols // bin
 
 
 def load_frames(path: str | Path, *, angles: str | Path | None = None) -> RawStack:
@@ -168,6 +199,21 @@ def _check_axis(tilt_axis: str | float) -> None:
         raise InputError(
             f"the tilt axis must be y (vertical), x (horizontal), degrees from y, or file, got {tilt_axis!r}"
         )
+
+
+def _opened(
+    path: Path, angles: str | Path | None, aligner: Path | None, tilt_axis: str | float
+) -> tuple[Path, RawStack, Placement | None, str | float, dict[str, str]]:
+    """Return the stack, what is in it, how its images are moved, its tilt axis, and what is to be said of that."""
+    _check_axis(tilt_axis)
+    path, raw, looked = _frames(path, angles, aligner is not None or None)
+    if raw.angles_deg is None:
+        raise InputError(
+            f"{path}: no tilt angles found; looked for {', '.join(looked)}; write them into a text file, in degrees, "
+            "one a line, and give it with --angles FILE"
+        )
+    moved = None if aligner is None else read_transforms(aligner, len(raw.images), raw.angles_deg)
+    return path, raw, moved, *facts.choose_axis(path, raw, tilt_axis, moved)
 
 
 def _frames(path: Path, angles: str | Path | None, aligned: bool | None = None) -> tuple[Path, RawStack, list[str]]:
@@ -235,7 +281,10 @@ def _screened(path: Path, raw: RawStack, numbers: np.ndarray) -> tuple[RawStack,
         images = in_memory(raw.images, np.dtype(np.float32))
         return replace(raw, images=images), None if raw.valid.all() else raw.valid
     with reading(path):
-        images, valid, report = screen(in_memory(raw.images, np.dtype(np.float32)), raw.angles_deg, numbers)
+        images = in_memory(raw.images, np.dtype(np.float32))
+        valid, report = find_bad(images, raw.angles_deg, numbers)
+    if valid is not None:
+        images = fill(images, valid, in_place=images.flags.writeable)
     sources = {**raw.sources, "bad pixels": "; ".join(report)} if report else raw.sources
     return replace(raw, images=images, sources=sources), valid
 

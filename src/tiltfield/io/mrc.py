@@ -7,9 +7,6 @@ old FEI files have neither 'MAP ' nor a machine stamp.
 from __future__ import annotations
 
 import math
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -177,28 +174,6 @@ def read_header(path: Path) -> Header:
             f"but the file has {size} bytes; the header is damaged or the stack was still being written"
         )
     return Header(record, shape, _type(record), _HEADER + len(extended), extended, excess)
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Give a temporary name in the same folder and rename it to the path at the end, unless something was raised.
-
-    Args:
-        path: the file to write.
-
-    Raises:
-        InputError: if the folder is not there or cannot be written to.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    except OSError as error:
-        raise InputError(
-            f"cannot write {path}: {error.strerror}; give a folder that exists and can be written to"
-        ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _both_orders(head: bytes) -> list[np.void]:

@@ -12,8 +12,9 @@ from mrcfile.dtypes import HEADER_DTYPE
 
 import tiltfield
 from tiltfield.errors import InputError
-from tiltfield.io.mrc import ANGSTROM_PER_NM, UNKNOWN_SIZE, replacing
+from tiltfield.io.mrc import ANGSTROM_PER_NM, UNKNOWN_SIZE
 from tiltfield.io.slabs import in_slabs
+from tiltfield.replacing import replacing
 from tiltfield.series import Volume
 
 MODES = {"int8": 0, "int16": 1, "float32": 2, "uint16": 6}

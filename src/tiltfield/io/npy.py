@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from tiltfield.errors import InputError
-from tiltfield.io.mrc import replacing
 from tiltfield.io.raw import RawStack, guard_stored, plausible_pixel, usable_angles
+from tiltfield.replacing import replacing
 from tiltfield.series import TiltSeries
 
 _ANGLES = ("angles_deg", "angles", "tilt_angles", "tilts")

@@ -144,7 +144,8 @@ def _forward(
         member = (tile // across).to(tl.int64)
         point = tile % across * POINTS + tl.arange(0, POINTS)
         x = _inputs(features + member * channels * n, point, channel, n, channels)
-        units = tl.maximum(tl.dot(x, weight, input_precision="tf32x3"), 0.0)
+        units = tl.dot(x, weight, input_precision="tf32x3")
+        units = tl.maximum(units, 0.0, propagate_nan=tl.PropagateNan.ALL)
         tl.store(out + member * n + point, tl.sum(units * outwards, axis=1) + last, mask=point < n)
 
 
@@ -177,7 +178,7 @@ def _backward(
         point = tile % across * POINTS + tl.arange(0, POINTS)
         x = _inputs(features + member * channels * n, point, channel, n, channels)
         given = tl.load(gradient + member * n + point, mask=point < n, other=0.0)[:, None]
-        on = tl.where(tl.dot(x, weight, input_precision="tf32x3") > 0, 1.0, 0.0).to(SHORT)
+        on = tl.where(tl.dot(x, weight, input_precision="tf32x3") <= 0, 0.0, 1.0).to(SHORT)
         d_x = (tl.dot(on, through_high) + tl.dot(on, through_low)) * given
         inside = (point < n)[:, None] & (channel < channels)[None, :]
         tl.store(d_features + (member * channels + channel[None, :]) * n + point[:, None], d_x, mask=inside)

@@ -6,11 +6,14 @@ it loses by its own cost, and what the costs of the voxels before it along x, y 
     flux = κ d / ((κ + g)(g + ε)) + ψ d' / (h + ε)
 
 with d the difference of densities from one to the next, d' that of what exceeds the dense ones, the second part only
-where the density to which or from which it goes does. So every cost is made four times over, from densities in the
+where the density to which or from which it goes does; with an infinite κ a voxel costs g alone, and its flux is
+d / (g + ε). So every cost is made four times over, from densities in the
 cache, and no two programs add to one number: results repeat to the bit.
 """
 
 from __future__ import annotations
+
+import math
 
 import torch
 import triton
@@ -39,7 +42,7 @@ def variation_and_gradient(
     gradient, costs = torch.empty_like(slices), slices.new_empty(grid)
     _variation[grid](
         slices, gradient, costs, n_y, n_z, n_x, counted, *lengths, unit,
-        LAYERS=LAYERS, WIDTH=WIDTH, num_warps=WARPS, enable_fp_fusion=True,
+        BENDS=math.isfinite(lengths[1]), LAYERS=LAYERS, WIDTH=WIDTH, num_warps=WARPS, enable_fp_fusion=True,
     )  # fmt: skip
     return costs.sum() * unit, gradient
 
@@ -73,20 +76,29 @@ def _voxel(
     edge: tl.tensor,
     dense: tl.tensor,
     top: tl.tensor,
+    BENDS: tl.constexpr,
 ) -> tl.tensor:
     """Return the cost of voxels a, what they send to the next along x, y and z, which are b, c and d, and lose."""
-    x, y, z, own = b - a, c - a, d - a, _above(a, dense)
-    top_x, top_y, top_z = _above(b, dense) - own, _above(c, dense) - own, _above(d, dense) - own
+    x, y, z = b - a, c - a, d - a
     square = x * x + y * y + z * z + sharpness * sharpness
-    square_top = top_x * top_x + top_y * top_y + top_z * top_z + sharpness * sharpness
-    per_root, per_root_top = tl.rsqrt(square), tl.rsqrt(square_top)
-    g, h = square * per_root - sharpness, square_top * per_root_top - sharpness
-    weight, more = edge / (edge + g) * per_root, top * per_root_top
-    right = weight * x + tl.where(b > dense, more * top_x, 0.0)
-    beside = weight * y + tl.where(c > dense, more * top_y, 0.0)
-    below = weight * z + tl.where(d > dense, more * top_z, 0.0)
-    lost = weight * (x + y + z) + tl.where(a > dense, more * (top_x + top_y + top_z), 0.0)
-    return edge * _log_1_plus(g / edge) + top * h, right, beside, below, lost
+    per_root = tl.rsqrt(square)
+    g = square * per_root - sharpness
+    weight = edge / (edge + g) * per_root if BENDS else per_root
+    right, beside, below, lost = weight * x, weight * y, weight * z, weight * (x + y + z)
+    cost = g
+    if BENDS:  # else the edge is infinite
+        own = _above(a, dense)
+        top_x, top_y, top_z = _above(b, dense) - own, _above(c, dense) - own, _above(d, dense) - own
+        square_top = top_x * top_x + top_y * top_y + top_z * top_z + sharpness * sharpness
+        per_root_top = tl.rsqrt(square_top)
+        more = top * per_root_top
+        right += tl.where(b > dense, more * top_x, 0.0)
+        beside += tl.where(c > dense, more * top_y, 0.0)
+        below += tl.where(d > dense, more * top_z, 0.0)
+        lost += tl.where(a > dense, more * (top_x + top_y + top_z), 0.0)
+        h = square_top * per_root_top - sharpness
+        cost = edge * _log_1_plus(g / edge) + top * h
+    return cost, right, beside, below, lost
 
 
 @triton.jit
@@ -110,6 +122,7 @@ def _variation(
     dense: tl.tensor,
     top: tl.tensor,
     unit: tl.tensor,
+    BENDS: tl.constexpr,
     LAYERS: tl.constexpr,
     WIDTH: tl.constexpr,
 ) -> None:
@@ -122,19 +135,19 @@ def _variation(
     here = _at(plane, z, x, n_z, n_x)
     cost, _, _, _, lost = _voxel(
         here, _at(plane, z, x + 1, n_z, n_x), _at(after, z, x, n_z, n_x), _at(plane, z + 1, x, n_z, n_x),
-        sharpness, edge, dense, top,
+        sharpness, edge, dense, top, BENDS,
     )  # fmt: skip
     _, right, _, _, _ = _voxel(
         _at(plane, z, x - 1, n_z, n_x), here, _at(after, z, x - 1, n_z, n_x), _at(plane, z + 1, x - 1, n_z, n_x),
-        sharpness, edge, dense, top,
+        sharpness, edge, dense, top, BENDS,
     )  # fmt: skip
     _, _, beside, _, _ = _voxel(
         _at(before, z, x, n_z, n_x), _at(before, z, x + 1, n_z, n_x), here, _at(before, z + 1, x, n_z, n_x),
-        sharpness, edge, dense, top,
+        sharpness, edge, dense, top, BENDS,
     )  # fmt: skip
     _, _, _, below, _ = _voxel(
         _at(plane, z - 1, x, n_z, n_x), _at(plane, z - 1, x + 1, n_z, n_x), _at(after, z - 1, x, n_z, n_x), here,
-        sharpness, edge, dense, top,
+        sharpness, edge, dense, top, BENDS,
     )  # fmt: skip
     inside, counts = (z < n_z) & (x < n_x), y < counted
     slope = beside + tl.where(counts, right + below - lost, 0.0)

@@ -6,12 +6,14 @@ threads of torch. Without a compiler, plain torch does the same, slower, and the
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import functools
 import hashlib
 import os
 import platform
 import shutil
+import stat
 import subprocess
 import sys
 import tempfile
@@ -118,16 +120,32 @@ def _compile(words: list[str], target: Path) -> None:
 
 
 def _cache() -> Path:
-    """Return the folder that keeps libraries, made if need be."""
-    home = Path.home() / ("Library/Caches" if sys.platform == "darwin" else ".cache")
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or home) / "tiltfield"
+    """Return the folder that keeps libraries, made if need be: the user's, else one of theirs among temporary files."""
     try:
+        home = Path.home() / ("Library/Caches" if sys.platform == "darwin" else ".cache")
+        folder = Path(os.environ.get("XDG_CACHE_HOME") or home) / "tiltfield"
         folder.mkdir(parents=True, exist_ok=True)
         if os.access(folder, os.W_OK):
             return folder
-    except OSError:
+    except (OSError, RuntimeError):  # the latter where the user has no home
         pass
-    return Path(tempfile.mkdtemp(prefix="tiltfield-"))
+    folder = Path(tempfile.gettempdir()) / f"tiltfield-{os.getuid()}"
+    if _private(folder):
+        return folder
+    folder = Path(tempfile.mkdtemp(prefix="tiltfield-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
+def _private(folder: Path) -> bool:
+    """Return whether a folder, made if need be, is this user's alone: others may have put it there, with their code."""
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        found = folder.lstat()
+    except OSError:
+        return False
+    ours = stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & 0o077
+    return ours and os.access(folder, os.W_OK)
 
 
 def _processor() -> str:

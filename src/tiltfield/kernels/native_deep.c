@@ -169,7 +169,7 @@ static inline void rectify(const float *sums, tile *rows, int64_t below, tile *k
             uint16_t *to = rows[i / 8 * below].number[2 * i % SIDE] + half * SIDE;
             _mm256_store_si256((__m256i *)to, _mm512_castsi512_si256(both));
             _mm256_store_si256((__m256i *)(to + GROUP), _mm512_extracti64x4_epi64(both, 1));
-                        if (kept) _mm512_stream_si512((__m512i *)kept + half * SIDE + i, paired(both));
+            if (kept) _mm512_stream_si512((__m512i *)kept + half * SIDE + i, paired(both));
         }
 }
 

@@ -50,15 +50,15 @@ static void forward_tile(const lanes *x, const float *packed, const float *outer
         for (int j = 0; j < UNITS && h + j < hidden; j++) {
             int32_t bit = (int32_t)(1u << ((h + j) % BITS));
             for (int p = 0; p < NEAR; p++) {
-                marks positive = sum[j][p] > 0;
-                on[(h + j) / BITS * NEAR + p] |= positive & bit;
-                y[p] += outer[h + j] * (lanes)((marks)sum[j][p] & positive);
+                marks is_on = ~(sum[j][p] <= 0); /* not a number stays so */
+                on[(h + j) / BITS * NEAR + p] |= is_on & bit;
+                y[p] += outer[h + j] * (lanes)((marks)sum[j][p] & is_on);
             }
         }
     }
 }
 
-/* x (channels, n), affine (hidden, channels + 1), outer (hidden), y (n); on (tiles, hidden / 32, 32 points) or NULL. */
+/* x (channels, n), affine (hidden, channels + 1), outer (hidden), y (n); on (tiles, hidden / 32, 32 points). */
 void perceptron_forward(const float *x, const float *affine, const float *outer, float last, float *y, int32_t *on,
                         int64_t n, int64_t channels, int64_t hidden) {
     const int64_t width = NEAR * LANES, tiles = up(n, width) / width, words = up(hidden, BITS) / BITS;

@@ -101,9 +101,9 @@ static lanes gather(const sums *units, const float *outer, lanes y, int32_t *on,
         __m512i word = _mm512_setzero_si512();
         for (int64_t h = w * BITS; h < least((w + 1) * BITS, hidden); h++) {
             __m512 sum = (__m512)units[h / ROWS * 2].row[h % ROWS];
-            __mmask16 positive = _mm512_cmp_ps_mask(sum, _mm512_setzero_ps(), _CMP_GT_OQ);
-            word = _mm512_mask_or_epi32(word, positive, word, _mm512_set1_epi32(1u << h % BITS));
-            out = _mm512_mask3_fmadd_ps(sum, _mm512_set1_ps(outer[h]), out, positive);
+            __mmask16 is_on = _mm512_cmp_ps_mask(sum, _mm512_setzero_ps(), _CMP_NLE_UQ); /* not a number stays so */
+            word = _mm512_mask_or_epi32(word, is_on, word, _mm512_set1_epi32(1u << h % BITS));
+            out = _mm512_mask3_fmadd_ps(sum, _mm512_set1_ps(outer[h]), out, is_on);
         }
         _mm512_storeu_si512(on + w * POINTS, word);
     }

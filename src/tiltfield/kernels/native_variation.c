@@ -3,6 +3,7 @@
  * With differences d to the next voxel along y, z and x, g = sqrt(Σ d² + ε²) - ε, and h the same of what exceeds the
  * density δ. A voxel a sends along each axis to its neighbour b what the cost changes with b, and loses it itself:
  *     flux = κ d / ((κ + g)(g + ε)) + ψ d' / (h + ε),   the second part to b only if b > δ, from a only if a > δ.
+ * With an infinite κ a voxel costs g, and its flux is d / (g + ε).
  * Rows along x are taken by z, then y, so that fluxes along y wait for one row and those along z for a row a slice.
  */
 #include "native.h"
@@ -32,29 +33,33 @@ static inline float log_1_plus(float t) {
 
 static inline float above(float value, float dense) { return value > dense ? value - dense : 0; }
 
-/* The cost of voxel a, whose neighbours are b (x), c (y), d (z); what they are sent, and all that a loses. */
-static inline float voxel(float a, float b, float c, float d, law of, float *right, float *beside, float *below,
-                          float *lost) {
+/* The cost of voxel a, whose neighbours are b (x), c (y), d (z); what they are sent, and all that a loses. Where it does
+ * not bend, κ is infinite. */
+static inline float voxel(float a, float b, float c, float d, law of, int bends, float *right, float *beside,
+                          float *below, float *lost) {
     float x = b - a, y = c - a, z = d - a, own = above(a, of.dense);
     float tx = above(b, of.dense) - own, ty = above(c, of.dense) - own, tz = above(d, of.dense) - own;
     float root = sqrtf(x * x + y * y + z * z + of.sharpness * of.sharpness);
     float peak = sqrtf(tx * tx + ty * ty + tz * tz + of.sharpness * of.sharpness);
-    float g = root - of.sharpness, weight = of.edge * of.unit / ((of.edge + g) * root), more = of.top * of.unit / peak;
-    *right = weight * x + (b > of.dense ? more * tx : 0);
-    *beside = weight * y + (c > of.dense ? more * ty : 0);
-    *below = weight * z + (d > of.dense ? more * tz : 0);
-    *lost = weight * (x + y + z) + (a > of.dense ? more * (tx + ty + tz) : 0);
-    return of.edge * log_1_plus(g / of.edge) + of.top * (peak - of.sharpness);
+    float g = root - of.sharpness, more = of.top * of.unit / peak;
+    float weight = bends ? of.edge * of.unit / ((of.edge + g) * root) : of.unit / root;
+    *right = weight * x + (bends && b > of.dense ? more * tx : 0);
+    *beside = weight * y + (bends && c > of.dense ? more * ty : 0);
+    *below = weight * z + (bends && d > of.dense ? more * tz : 0);
+    *lost = weight * (x + y + z) + (bends && a > of.dense ? more * (tx + ty + tz) : 0);
+    return bends ? of.edge * log_1_plus(g / of.edge) + of.top * (peak - of.sharpness) : g;
 }
 
 /* The cost of a row, which goes on beside its last voxel as that, its gradient, and the fluxes that go on; those that
  * arrive are there. */
-static double row(const float *here, const float *next, const float *under, int64_t n, law of, fluxes on, float *gradient) {
+static inline double row(const float *here, const float *next, const float *under, int64_t n, law of, int bends, fluxes on,
+                         float *gradient) {
     float cost = 0, lost;
 #pragma omp simd reduction(+ : cost) private(lost)
     for (int64_t x = 0; x < n; x++) {
         float arrives = on.beside[x] + on.below[x];
-        cost += voxel(here[x], here[x + 1], next[x], under[x], of, on.right + x + 1, on.beside + x, on.below + x, &lost);
+        cost += voxel(here[x], here[x + 1], next[x], under[x], of, bends, on.right + x + 1, on.beside + x, on.below + x,
+                      &lost);
         gradient[x] = arrives - lost;
     }
 #pragma omp simd
@@ -88,7 +93,8 @@ void variation_and_gradient(const float *slices, float *gradient, float *value, 
                 else {
                     memcpy(wide, here, n_x * sizeof(float));
                     wide[n_x] = wide[n_x - 1];
-                    double cost = row(wide, next, under, n_x, of, on, to);
+                    double cost = of.edge < INFINITY ? row(wide, next, under, n_x, of, 1, on, to)
+                                                     : row(wide, next, under, n_x, of, 0, on, to);
                     if (k >= first) costs[k * counted + y] = cost;
                 }
             }

@@ -22,7 +22,7 @@ class Law:
 
     Attributes:
         sharpness: ε, > 0.
-        edge: κ, > 0; infinity gives g alone.
+        edge: κ, > 0; infinity gives g alone, without the h below.
         dense: δ, of which h is the g of what exceeds it.
         top: ψ, ≥ 0.
     """
@@ -48,7 +48,7 @@ def variation(slices: Tensor, scale: float, law: Law, closed: bool) -> Tensor:
     Returns:
         scalar ≥ 0.
     """
-    make = _maker(slices) if math.isfinite(law.edge) and slices.numel() else None
+    make = _maker(slices) if slices.numel() else None
     if make is None:
         return variation_plainly(slices, scale, law, closed)
     return _Made.apply(make, slices, scale, law, closed or len(slices) == 1)

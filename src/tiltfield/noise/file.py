@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +18,7 @@ from tiltfield.noise.gaussian import Gaussian, PoissonGaussian
 from tiltfield.noise.paper import PaperFlow
 from tiltfield.noise.poisson import Poisson
 from tiltfield.noise.scan import Scan
+from tiltfield.replacing import atomic
 
 FORMAT = "tiltfield noise 1"
 Options = dict[str, Any]
@@ -66,15 +65,11 @@ def save_noise(path: str | Path, noise: NoiseFile) -> Path:
         "about": dict(noise.about),
         "parameters": values,
     }
-    temporary = path.with_name(f".{path.name}.part")
     try:
-        temporary.write_text(json.dumps(content, indent=1) + "\n")
-        os.replace(temporary, path)
+        with atomic(path) as part:
+            part.write_text(json.dumps(content, indent=1) + "\n")
     except OSError as error:
         raise InputError(f"cannot write the noise model {path}: {error.strerror}") from None
-    finally:
-        with suppress(OSError):
-            temporary.unlink()
     return path
 
 

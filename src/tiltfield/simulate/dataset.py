@@ -14,6 +14,7 @@ from tiltfield.config import SimulateConfig
 from tiltfield.contrast import DEPTH
 from tiltfield.errors import InputError
 from tiltfield.io.slabs import in_slabs
+from tiltfield.replacing import replacing
 from tiltfield.series import TiltSeries, Volume
 from tiltfield.simulate.recording import GreyLevels, NoiseLaw
 
@@ -97,7 +98,6 @@ class Simulation:
         Raises:
             InputError: if the folder holds any of the files and `overwrite` is not set, or cannot be made.
         """
-        from tiltfield.io.mrc import replacing
         from tiltfield.io.mrc_sections import About, write_sections
 
         folder = _fresh_folder(Path(out_dir), overwrite)
