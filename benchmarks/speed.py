@@ -29,6 +29,7 @@ from typing import Any
 from bench import ROOT
 from common import Demand, demand_lines, markdown_table, write_text
 from speed_measures import NEAR_DB, SIRT_ITERATIONS, TILTS
+from tiltfield.kernels import native
 
 SHORT, LONG = 20, 60  # seconds of the limited runs
 TURNS = 3  # of both checkouts
@@ -190,9 +191,10 @@ def pairs_table(given: argparse.Namespace) -> str:
 def changes_table(given: argparse.Namespace) -> str:
     """Return the processor time a point with each change undone and as it is, in turns, as Markdown."""
     rows = []
+    possible = {name: title for name, title in CHANGES.items() if name != "tiles" or native.tiles()}
     for size in given.sizes:
         file = cell_of(size, given.out)
-        for name, title in CHANGES.items():
+        for name, title in possible.items():
             turns = [(measured("pace", file, name), measured("pace", file)) for _ in range(TURNS)]
             rows.append([f"{size}³", title, *_paired("processor_us", turns)])
     return markdown_table(["size", "change", "without, µs", "with, µs", "without / with"], rows)

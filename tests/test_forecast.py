@@ -191,10 +191,11 @@ def test_a_step_that_grows_with_the_volume_is_not_timed():
     assert step_seconds((9, 12, 16), ReconstructConfig(method="explicit-l2"), CPU) is None
 
 
-def test_the_images_of_a_timed_step_take_no_memory():
+def test_a_step_is_timed_on_some_slices_whose_images_take_no_memory():
     step = pace._fit((9, 5000, 16), ReconstructConfig(), CPU)
     problem = dict(zip(step.__code__.co_freevars, (c.cell_contents for c in step.__closure__), strict=True))["problem"]
-    assert problem.observed.shape == (5000, 9, 16)
+    assert problem.box.n_y == pace.BLOCKS * 16
+    assert problem.observed.shape == (problem.box.n_y, 9, 16)
     assert problem.observed.untyped_storage().nbytes() == 9 * 16 * 4
 
 

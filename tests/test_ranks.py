@@ -2,6 +2,7 @@
 
 import json
 import os
+import platform
 import signal
 import socket
 import subprocess
@@ -22,6 +23,7 @@ from tiltfield.metrics import psnr_affine
 from tiltfield.rendering import evaluate_field, render
 
 PROCESSES = 2
+POSSIBLE = platform.machine() in ("x86_64", "AMD64")  # memory that processes share
 ROWS = 8
 CASES = {
     "grid": {"field": "hashgrid"},
@@ -75,24 +77,26 @@ def stopped(index):
     return {"outcome": outcome.name, "passes": len(state.curve), "curve": again.curve, "parameters": parameters(again)}
 
 
-def take_part(index, port, folder):
+def take_part(index, port, folder, machines):
     """Run in a process of its own: fit every case together with the others and save what came out."""
     torch.set_num_threads(1)
     told = {"RANK": index, "WORLD_SIZE": PROCESSES, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    told["LOCAL_WORLD_SIZE"] = PROCESSES // machines
     os.environ |= {name: str(value) for name, value in told.items()}
     with ranks.joined():
         assert ranks.count() == PROCESSES
+        assert (ranks._memory is None) == (machines > 1 or not POSSIBLE)
         found = {name: fitted(**case) for name, case in CASES.items()}
         found["stopped"] = stopped(index)
     assert ranks.count() == 1
     torch.save(found, f"{folder}/{index}.pt")
 
 
-@pytest.fixture(scope="module")
-def together(tmp_path_factory):
+@pytest.fixture(scope="module", params=[1, 2], ids=["one machine", "two machines"])
+def together(request, tmp_path_factory):
     """What two processes have found, each."""
     folder = tmp_path_factory.mktemp("ranks")
-    multiprocessing.spawn(take_part, (free_port(), str(folder)), nprocs=PROCESSES)
+    multiprocessing.spawn(take_part, (free_port(), str(folder), request.param), nprocs=PROCESSES)
     return [torch.load(folder / f"{index}.pt") for index in range(PROCESSES)]
 
 
@@ -151,10 +155,10 @@ def test_shares_tile_the_rows_and_the_first_are_the_smaller(monkeypatch, n):
 # ---- the command line ----------------------------------------------------------------------------------------------
 
 
-def command(*words):
+def command(*words, program=("-m", "tiltfield")):
     return [
         *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(PROCESSES)),
-        *("-m", "tiltfield", *map(str, words)),
+        *map(str, (*program, *words)),
     ]
 
 
@@ -206,6 +210,29 @@ def test_ctrl_c_stops_all_with_a_result_and_the_run_goes_on(series, tmp_path):
     metrics = json.loads((tmp_path / "metrics.json").read_text())
     assert not metrics["interrupted"]
     assert metrics["steps"] > steps
+
+
+FAILING = """
+from tiltfield import cli, neural, ranks
+
+def checkpoint(*_):
+    if ranks.index() == 1:
+        raise OSError("the disk is on fire")
+
+neural.checkpoint_of = checkpoint
+cli.main()
+"""
+
+
+def test_the_process_that_fails_says_why(series, tmp_path):
+    program = tmp_path / "failing.py"
+    program.write_text(FAILING)
+    words = command("reconstruct", *series[1], "--out", tmp_path / "run", "--preset", "draft", program=[program])
+    done = subprocess.run(words, capture_output=True, text=True, env=ONE_THREAD, timeout=100)
+    lines = [line for line in done.stderr.splitlines() if line.startswith("tiltfield:")]
+    assert len(lines) == 1
+    assert "OSError: the disk is on fire" in lines[0]
+    assert "exitcode  : 1" in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -223,25 +223,32 @@ def _let_threads_sleep_beside_others() -> None:
 
 @contextlib.contextmanager
 def _errors_in_words() -> Iterator[None]:
-    """Turn exceptions into a message on standard error and an exit code."""
+    """Turn exceptions into a message on standard error and an exit code.
+
+    What the user gave is refused by all processes of torchrun alike: the first speaks for all, and torchrun ends the
+    others, unless one of them alone refused. Other errors are those of one process, which speaks before the others.
+    """
+    turn = PATIENCE if ranks.index() > 0 else 0.0
     try:
         yield
     except CycloptsError as error:
-        _fail(_flag_message(error), EXIT_INPUT)
+        _fail(_flag_message(error), EXIT_INPUT, turn)
     except InputError as error:
-        _fail("; ".join(line.strip() for line in str(error).splitlines()), EXIT_INPUT)
+        _fail("; ".join(line.strip() for line in str(error).splitlines()), EXIT_INPUT, turn)
     except KeyboardInterrupt:
-        _fail("stopped before there was anything to keep", EXIT_STOPPED)
+        _fail("stopped before there was anything to keep", EXIT_STOPPED, turn)
     except Exception as error:
         if os.environ.get("TILTFIELD_DEBUG"):
             raise
+        if ranks.lost(error):
+            _fail("another process has ended, and so must this one", EXIT_BUG, 2 * PATIENCE)
         hint = "run with TILTFIELD_DEBUG=1 for the traceback"
         _fail(f"{type(error).__name__}: {error} (unexpected; {hint})", EXIT_BUG)
 
 
-def _fail(message: str, code: int) -> None:
-    if ranks.index() > 0:  # the first speaks for all: torchrun ends the others then. Who is still here failed alone.
-        time.sleep(PATIENCE)
+def _fail(message: str, code: int, wait: float = 0.0) -> None:
+    """Say why the program ends, and end it; after so many seconds, if torchrun has not ended it till then."""
+    time.sleep(wait)
     Console(stderr=True).print(Text(f"tiltfield: {message}", style="red"), soft_wrap=True)
     sys.exit(code)
 

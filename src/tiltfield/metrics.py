@@ -176,7 +176,7 @@ def fsc(a: np.ndarray, b: np.ndarray, where: np.ndarray | None = None) -> tuple[
     """
     _check_shapes(a, b)
     edge = max(a.shape)
-    shell, weight = _shells(a.shape, edge)
+    shell, weight = half_shells(a.shape)
     weight = weight if where is None else weight * where
     fa, fb = np.fft.rfftn(a), np.fft.rfftn(b)
 
@@ -298,15 +298,22 @@ def _histograms(p: np.ndarray, q: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return scaled[0], scaled[1]
 
 
-def _shells(shape: tuple[int, ...], edge: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return, for a half spectrum, each sample's shell (raveled) and how often it counts."""
+def half_shells(shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """Return each component's shell, |k| · edge rounded, and how often it stands in the whole spectrum.
+
+    Args:
+        shape: of an array of which ``numpy.fft.rfftn`` makes half a spectrum; its longest side is the edge.
+
+    Returns:
+        shells, int, raveled, and weights, 1 or 2, of the half spectrum's last axis.
+    """
     axes = [np.fft.fftfreq(n) for n in shape[:-1]] + [np.fft.rfftfreq(shape[-1])]
     radius = np.sqrt(sum(f**2 for f in np.ix_(*axes)))
     weight = np.full(radius.shape[-1], 2.0)
     weight[0] = 1.0
     if shape[-1] % 2 == 0:
         weight[-1] = 1.0
-    return np.rint(radius * edge).astype(np.int64).ravel(), weight
+    return np.rint(radius * max(shape)).astype(np.int64).ravel(), weight
 
 
 def _check_shapes(a: np.ndarray, b: np.ndarray) -> None:

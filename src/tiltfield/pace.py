@@ -23,6 +23,7 @@ from tiltfield.schedule import schedule_for
 from tiltfield.series import TiltSeries
 
 LEAST_SECONDS, LONGEST_SECONDS = 0.5, 3.0  # for which steps are timed; in whole turns of a flow's learning
+BLOCKS = 32  # of slices, that a fit is timed on: steps touch but their own planes of a field
 SLICES = 4  # that a classical method is timed on
 ROWS = 8  # of the images that a published network is timed on
 STEEPEST = 60.0
@@ -69,14 +70,15 @@ def _series(n_tilts: int, n_y: int, n_x: int) -> TiltSeries:
 
 def _fit(shape: Shape, config: ReconstructConfig, device: torch.device) -> Callable[[], object]:
     """Return what takes a step of our fit; all rows of the images are one and the same, which takes no memory."""
-    n_tilts, n_y, n_x = shape
-    box = box_of(shape, config)
-    plan = _plan(box.n_z)
+    n_tilts, _, n_x = shape
+    whole = box_of(shape, config)
+    plan = _plan(whole.n_z)
+    schedule = schedule_for(whole, config, plan.tv_weight, on_gpu=device.type == "cuda")
+    box = replace(whole, n_y=min(whole.n_y, BLOCKS * schedule.block))
     row = _series(n_tilts, 1, n_x)
     problem = make_problem(row, plan, config.seed, device, mask_sides=False)
-    rows = {name: getattr(problem, name).expand(n_y, -1, -1) for name in ("observed", "used", "held")}
+    rows = {name: getattr(problem, name).expand(box.n_y, -1, -1) for name in ("observed", "used", "held")}
     problem = replace(problem, **rows, box=box, blur=blur_of(config, row, device))
-    schedule = schedule_for(box, config, plan.tv_weight, on_gpu=device.type == "cuda")
     noise = config.noise if config.noise in NOISE_NAMES and config.noise != "auto" else "flow"
     kind = Kind(config.field, noise, config.features, config.flow_layers)
     state = new_state(problem, plan, schedule, kind, config.seed, device)

@@ -17,7 +17,10 @@ from typing import TYPE_CHECKING, Any, NoReturn
 if TYPE_CHECKING:  # torch takes a second to import: not for the help
     from torch import Tensor
 
+    from tiltfield.sharedmemory import SharedMemory
+
 _count = 1
+_memory: SharedMemory | None = None  # of processes that are all on one machine
 _asked_to_stop = False
 
 
@@ -47,7 +50,7 @@ def joined() -> Iterator[None]:
 
     Ctrl-C, and the signal by which ``torchrun`` passes it on, stop all of them at the same step.
     """
-    global _count, _asked_to_stop
+    global _count, _memory, _asked_to_stop
     if launched() == 1:
         yield
         return
@@ -61,12 +64,48 @@ def joined() -> Iterator[None]:
     _count = launched()
     before = {number: signal.signal(number, _note) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
+        _memory = _shared()
         yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-        _count, _asked_to_stop = 1, False
+        if _memory is not None:
+            _memory.leave()
+        _count, _memory, _asked_to_stop = 1, None, False
         distributed.destroy_process_group()
+
+
+def _shared() -> SharedMemory | None:
+    """Return memory that all processes share, None where they are on several machines or have none to share."""
+    if os.environ.get("LOCAL_WORLD_SIZE") != os.environ["WORLD_SIZE"]:
+        return None
+    from torch import distributed
+
+    from tiltfield.sharedmemory import SharedMemory, new_file
+
+    path = first_says(new_file(count()) if index() == 0 else None)
+    if path is None:
+        return None
+    pids = [0] * count()
+    distributed.all_gather_object(pids, os.getpid())
+    try:
+        memory = SharedMemory(path, index(), pids)
+    except OSError:
+        memory = None
+    alike = not greatest([memory is None])[0]
+    if index() == 0:
+        path.unlink()
+    return memory if alike else None
+
+
+def _combine(flat: Tensor, *, largest: bool = False) -> None:
+    """Replace numbers by their sums over all processes, or by the largest, in place."""
+    if _memory is not None and flat.device.type == "cpu":
+        _memory.combine(flat.numpy(), largest=largest)
+        return
+    from torch import distributed
+
+    distributed.all_reduce(flat, distributed.ReduceOp.MAX if largest else distributed.ReduceOp.SUM)
 
 
 @contextmanager
@@ -100,6 +139,21 @@ def _note_the_first(number: int, frame: object) -> None:
     signal.signal(number, signal.default_int_handler)
 
 
+def lost(error: BaseException) -> bool:
+    """Return whether an error tells no more than that another process has gone, which knows why.
+
+    Args:
+        error: what ended this one.
+    """
+    if launched() == 1:
+        return False
+    from torch.distributed import DistError
+
+    from tiltfield.sharedmemory import LostError
+
+    return isinstance(error, DistError | LostError) or "gloo" in str(error)
+
+
 def share(rows: slice) -> slice:
     """Return this process's part of adjacent rows; the first have the smaller parts.
 
@@ -122,8 +176,8 @@ def add(tensors: Sequence[Tensor]) -> None:
         return
     import torch
 
-    flat = torch.cat([tensor.flatten() for tensor in tensors])
-    torch.distributed.all_reduce(flat)
+    flat = torch.cat([tensor.detach().flatten() for tensor in tensors])
+    _combine(flat)
     for tensor, part in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
         tensor.copy_(part.view_as(tensor))
 
@@ -139,7 +193,7 @@ def greatest(values: Sequence[int]) -> list[int]:
     import torch
 
     told = torch.tensor(values, dtype=torch.int64)
-    torch.distributed.all_reduce(told, torch.distributed.ReduceOp.MAX)
+    _combine(told, largest=True)
     return list(told.tolist())
 
 
@@ -184,7 +238,7 @@ def heard(seconds: float) -> tuple[float, bool]:
     import torch
 
     told = torch.tensor([0.0 if index() else seconds, float(_asked_to_stop)], dtype=torch.float64)
-    torch.distributed.all_reduce(told)
+    _combine(told)
     return float(told[0]), bool(told[1] > 0)
 
 

@@ -7,7 +7,7 @@ import resource
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -113,22 +113,10 @@ def reconstruct(
     if device.type == "cuda":
         observer.say(kernels.told(device))
     mode = _mode(series, config, observer)
-    seen = series
-    figures: dict[str, Any] = {}
-    if config.method in DENOISED:
-        seen = denoise(series, config.denoiser, seed=config.seed, device=device, observer=observer)
-        figures["denoiser"] = config.denoiser
-    if config.method not in CLASSICAL:
-        job = neural.Job(seen, config, mode, device, observer, began)
-        solution = neural.solve(job, resume)
-        parts = _neural(solution, observer)
-        figures |= solution_figures(series, solution, parts[1], noisy=config.method not in DENOISED)
-    else:
-        parts = _classical(seen, config, mode, device, observer)
-    volume, rendered, found, state, interrupted = parts
     if config.method in CLASSICAL:
-        figures["rmse"] = float(np.sqrt(np.mean((series.images - rendered) ** 2)))
-        figures["tilts"] = tilt_figures(series, rendered)
+        solved = _classical(series, config, mode, device, observer)
+    else:
+        solved = _neural(neural.Job(series, config, mode, device, observer, began), resume)
     resolved = config.model_copy(update={"mode": mode, "device": device.type, "threads": torch.get_num_threads()})
     metrics = {
         "method": config.method,
@@ -138,10 +126,10 @@ def reconstruct(
         "device": torch.cuda.get_device_name(device)
         if device.type == "cuda"
         else f"cpu, {torch.get_num_threads()} threads",
-        **figures,
-        **found,
+        **solved.figures,
     }
-    return Reconstruction(Volume(volume, series.pixel_size_nm), rendered, metrics, resolved, state, interrupted)
+    volume = Volume(solved.volume, series.pixel_size_nm)
+    return Reconstruction(volume, solved.rendered, metrics, resolved, solved.state, solved.interrupted)
 
 
 def _readable(series: TiltSeries | str | Path, settings: Mapping[str, Any]) -> TiltSeries | Path:
@@ -241,20 +229,40 @@ def _mode(series: TiltSeries, config: ReconstructConfig, observer: Observer) -> 
     return mode
 
 
-Parts = tuple[np.ndarray, np.ndarray, dict[str, Any], dict[str, Any] | None, bool]
+@dataclass(frozen=True, eq=False)
+class _Solved:
+    """What a method found: see :class:`tiltfield.result.Reconstruction`."""
+
+    volume: np.ndarray
+    rendered: np.ndarray
+    figures: dict[str, Any]
+    state: dict[str, Any] | None = None
+    interrupted: bool = False
 
 
-def _neural(solution: neural.Solution, observer: Observer) -> Parts:
+def _neural(job: neural.Job, resume: Mapping[str, Any] | None) -> _Solved:
+    series, config, figures = job.series, job.config, dict[str, Any]()
+    if config.method in DENOISED:
+        seen = denoise(series, config.denoiser, seed=config.seed, device=job.device, observer=job.observer)
+        job = replace(job, series=seen)
+        figures["denoiser"] = config.denoiser
+    solution = neural.solve(job, resume)
     if solution.outcome is not Outcome.FINISHED:
-        observer.say(solution.outcome.value)
-    state = neural.checkpoint_of(solution.plan, solution.state, solution.prepared)
-    interrupted = solution.outcome is Outcome.INTERRUPTED
-    return neural.volume_of(solution), neural.rendered_of(solution), neural.metrics_of(solution), state, interrupted
+        job.observer.say(solution.outcome.value)
+    rendered = neural.rendered_of(solution)
+    figures |= solution_figures(series, solution, rendered, noisy=config.method not in DENOISED)
+    return _Solved(
+        neural.volume_of(solution),
+        rendered,
+        figures | neural.metrics_of(solution),
+        neural.checkpoint_of(solution.plan, solution.state, solution.prepared),
+        solution.outcome is Outcome.INTERRUPTED,
+    )
 
 
 def _classical(
     series: TiltSeries, config: ReconstructConfig, mode: ContrastMode, device: torch.device, observer: Observer
-) -> Parts:
+) -> _Solved:
     n_tilts, n_y, n_u = series.images.shape
     n_z = n_u
     if config.thickness != "auto" and series.pixel_size_nm is not None:
@@ -277,5 +285,11 @@ def _classical(
         volume[:, rows] = density.permute(1, 0, 2).cpu().numpy()
         rendered[:, rows] = (levels.offset + levels.gain * signal).permute(1, 0, 2).cpu().numpy()
         observer.progress(config.method, rows.stop / n_y, None, {})
-    figures = {"gain": levels.gain, "offset": levels.offset, "thickness_pixels": n_z}
-    return volume, rendered, figures, None, False
+    figures = {
+        "rmse": float(np.sqrt(np.mean((series.images - rendered) ** 2))),
+        "tilts": tilt_figures(series, rendered),
+        "gain": levels.gain,
+        "offset": levels.offset,
+        "thickness_pixels": n_z,
+    }
+    return _Solved(volume, rendered, figures)

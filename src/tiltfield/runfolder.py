@@ -214,6 +214,14 @@ class RunFolder:
         with atomic(self.path / "checkpoint.pt") as part:
             torch.save({"run": run, "state": dict(state)}, part)
 
+    def volume_digest(self) -> str:
+        """Return the digest by which an evaluation knows its volume, empty if there is none."""
+        path = self.path / "volume.mrc"
+        if not path.exists():
+            return ""
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+
     def append_history(self, entry: Mapping[str, Any]) -> None:
         """Append one line to history.jsonl.
 

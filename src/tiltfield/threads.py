@@ -17,11 +17,12 @@ def by_image(function: Callable[..., Any], *stacks: Iterable[Any]) -> list[Any]:
         function: of one entry of each of the stacks.
         stacks: equally many entries in each.
     """
-    with ThreadPoolExecutor(min(MOST, _allowed())) as pool:
+    with ThreadPoolExecutor(shared_by()) as pool:
         return list(pool.map(function, *stacks))
 
 
-def _allowed() -> int:
+def shared_by() -> int:
+    """Return how many threads share out work on images: as many as cores, or OMP_NUM_THREADS, but few."""
     asked = os.environ.get("OMP_NUM_THREADS", "")
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return int(asked) if asked.isdecimal() and int(asked) else cores
+    return min(MOST, int(asked) if asked.isdecimal() and int(asked) else cores)

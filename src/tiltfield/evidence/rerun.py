@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -177,14 +176,12 @@ def open_run(folder: Path, series: Path | None = None, threads: int | None = Non
         )
     if data.valid is not None:
         data = replace(data, images=fill(data.images, data.valid))
-    target = folder / "volume.mrc"
-    digest = hashlib.blake2b(target.read_bytes(), digest_size=16).hexdigest() if target.exists() else ""
-    volume = read_volume(target)
+    volume = read_volume(folder / "volume.mrc")
     solution = None
     if config.method == "neural" and checkpoint is not None:
         solution = _restored(folder, _job(data, config, Observer(), None), checkpoint["state"])
     fit = _fit_of(solution, config) if solution else _fit_of_volume(volume.data, kept.metrics, data, config)
-    return Run(folder, data, config, volume, digest, fit, solution)
+    return Run(folder, data, config, volume, kept.volume_digest(), fit, solution)
 
 
 def _restored(folder: Path, job: neural.Job, state: dict[str, Any]) -> neural.Solution:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.ndimage import gaussian_filter, maximum_filter
 
-from tiltfield.metrics import curve_resolution, fsc
+from tiltfield.metrics import curve_resolution, fsc, half_shells
 
 HALVES = 0.143  # where FSC of half sets falls to what FSC = 0.5 is between all data and the truth
 STRICT = 0.5
@@ -96,25 +96,24 @@ def ring_correlation(predicted: np.ndarray, observed: np.ndarray) -> Rings:
 
     Saxton & Baumeister, J. Microsc. 127 (1982) 127.
     """
-    n_tilts, rows, cols = observed.shape
+    rows, cols = observed.shape[1:]
     window = np.outer(_taper(rows), _taper(cols))
     spectra = []
     for images in (predicted, observed):
         mean = (images * window).sum(axis=(1, 2), keepdims=True) / window.sum()
         spectra.append(np.fft.rfft2((images - mean) * window))
+    ring, weight = half_shells((rows, cols))
     edge = max(rows, cols)
-    radius = np.hypot(np.fft.fftfreq(rows)[:, None], np.fft.rfftfreq(cols)[None])
-    ring, n_rings = np.rint(radius * edge).astype(np.int64), edge // 2
-    weight = np.broadcast_to(_twice(cols), radius.shape)
+    n_rings = edge // 2
 
     def summed(values: np.ndarray) -> np.ndarray:
-        return np.bincount(ring.ravel(), (values.sum(axis=0) * weight).ravel(), n_rings + 1)[1 : n_rings + 1]
+        return np.bincount(ring, (values.sum(axis=0) * weight).ravel(), n_rings + 1)[1 : n_rings + 1]
 
     p, o = spectra
     power = np.sqrt(summed(np.abs(p) ** 2) * summed(np.abs(o) ** 2))
     cross = summed((p * o.conj()).real)
     correlation = np.divide(cross, power, out=np.zeros_like(cross), where=power > 0)
-    count = summed(np.ones((n_tilts, *radius.shape))) / 2  # k and -k are one
+    count = summed(np.full(p.shape, 1.0)) / 2  # k and -k are one
     alike = float(np.mean(window**4) / np.mean(window**2) ** 2)  # a window makes neighbours alike
     return Rings(np.arange(1, n_rings + 1) / edge, correlation, _ONCE_IN_1000 * np.sqrt(alike / np.maximum(count, 1)))
 
@@ -196,22 +195,8 @@ def shell_share(shape: tuple[int, ...], where: np.ndarray) -> np.ndarray:
         shape: (z, y, x) of the volume.
         where: bool, shape of its half spectrum.
     """
-    edge = max(shape)
-    axes = [np.fft.fftfreq(n) for n in shape[:-1]] + [np.fft.rfftfreq(shape[-1])]
-    radius = np.sqrt(sum(f**2 for f in np.ix_(*axes)))
-    shell = np.rint(radius * edge).astype(np.int64).ravel()
-    count, found = (
-        np.bincount(shell, np.broadcast_to(part * _twice(shape[-1]), radius.shape).ravel(), edge // 2 + 1)
-        for part in (np.ones_like(radius), where)
-    )
-    shells = slice(1, edge // 2 + 1)
+    shell, weight = half_shells(shape)
+    last = max(shape) // 2
+    count, found = (np.bincount(shell, (part * weight).ravel(), last + 1) for part in (np.ones(where.shape), where))
+    shells = slice(1, last + 1)
     return found[shells] / np.maximum(count[shells], 1)
-
-
-def _twice(n: int) -> np.ndarray:
-    """Return how often each component of a half spectrum stands in the whole one."""
-    weight = np.full(n // 2 + 1, 2.0)
-    weight[0] = 1.0
-    if n % 2 == 0:
-        weight[-1] = 1.0
-    return weight

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -108,7 +107,7 @@ def read_record(
         if source is not None:
             raise InputError(f"{source} is not what the run in {folder} was made from: {lost}")
         series = None
-    evaluation = _evaluation(folder)
+    evaluation = _evaluation(kept)
     return Record(
         folder,
         source or named,
@@ -151,22 +150,16 @@ def _uncertainty(path: Path, volume: Volume) -> np.ndarray | None:
     return data if data is not None and data.shape == volume.data.shape else None
 
 
-def _evaluation(folder: Path) -> dict[str, Any] | None:
+def _evaluation(kept: RunFolder) -> dict[str, Any] | None:
     """Return what evaluation.json says, nothing if there is none, and None if it is of another volume."""
-    path = folder / "evaluation.json"
+    path = kept.path / "evaluation.json"
     try:
         found = dict(json.loads(path.read_text())) if path.exists() else {}
     except (OSError, ValueError) as error:
-        raise InputError(f"cannot read {path}: {error}; make it again with tiltfield evaluate {folder}") from None
-    if "volume" in found and found["volume"] != _digest(folder / "volume.mrc"):
+        raise InputError(f"cannot read {path}: {error}; make it again with tiltfield evaluate {kept.path}") from None
+    if "volume" in found and found["volume"] != kept.volume_digest():
         return None
     return found
-
-
-def _digest(path: Path) -> str:
-    """Return the digest by which an evaluation knows its volume."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 
 
 def _history(path: Path) -> list[dict[str, Any]]:

@@ -15,7 +15,7 @@ from tiltfield.defocus import KERNELS, blur_widths
 from tiltfield.noise import NoiseFile, load_noise
 from tiltfield.simulate.dataset import FILES, Simulation
 from tiltfield.simulate.defocus import defocus_image
-from tiltfield.simulate.projection import Progress, image_cell, threads
+from tiltfield.simulate.projection import Progress, image_cell
 from tiltfield.simulate.recording import (
     Draw,
     GreyLevels,
@@ -28,6 +28,7 @@ from tiltfield.simulate.recording import (
 )
 from tiltfield.simulate.sections import Sections
 from tiltfield.simulate.specimen import Specimen, described_file, make_specimen
+from tiltfield.threads import shared_by
 
 __all__ = ["FILES", "simulate"]
 
@@ -110,7 +111,7 @@ def _defocused(clean: np.ndarray, config: SimulateConfig, report: Progress) -> n
         return defocus_image(image, blur_widths(image.shape[1], angle, steepest, config.defocus_pixels), kernel)
 
     blurred = np.empty_like(clean)
-    with ThreadPoolExecutor(threads()) as pool:
+    with ThreadPoolExecutor(shared_by()) as pool:
         for i, image in enumerate(pool.map(blur, clean, angles)):
             blurred[i] = image
             report("defocus", (i + 1) / len(clean))

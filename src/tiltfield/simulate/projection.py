@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 
@@ -20,11 +19,11 @@ from scipy.sparse import csc_matrix
 from tiltfield.contrast import DEPTH
 from tiltfield.simulate.cell import Cell, Painter
 from tiltfield.simulate.sections import Sections
+from tiltfield.threads import shared_by
 
 Progress = Callable[[str, float], None]
 
 BLOCK_VOXELS = 64_000_000
-THREADS = 4  # at most; more would wait for memory
 
 
 def footprint_matrix(z: np.ndarray, x: np.ndarray, n_u: int, theta: float) -> csc_matrix:
@@ -86,7 +85,7 @@ def image_cell(
     painter = cell.over(_fraction(np.arange(2 * n), n), _fraction(x, n))
     depth = np.zeros((len(angles), 2 * n, 2 * n), np.float32)
     blocks = list(_blocks(skip, n - skip, 8 * n * len(x)))
-    with ThreadPoolExecutor(threads()) as pool:
+    with ThreadPoolExecutor(shared_by()) as pool:
         for b, (first, last) in enumerate(blocks):
             density = _paint_block(painter, n, pad, (first, last), stores, pool)
             flat = density.reshape(-1, 2 * n)
@@ -98,12 +97,6 @@ def image_cell(
             for i, _ in enumerate(pool.map(add, range(len(angles)))):
                 report("project", (b + (i + 1) / len(angles)) / len(blocks))
         return _exposed(depth, DEPTH / n, mode, pool)
-
-
-def threads() -> int:
-    """Return how many threads share out the work."""
-    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(THREADS, available)
 
 
 def _fraction(index: np.ndarray, n: int) -> np.ndarray:

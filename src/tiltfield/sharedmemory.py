@@ -1,0 +1,136 @@
+"""Sums over the processes of one machine through memory that they share.
+
+A socket wakes a waiting process after a millisecond or so, several times in a step of a few. Here every process writes
+its numbers into a slot, counts its turns, and watches the counters of the others.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import platform
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+LINE = 64  # bytes of a cache line, of which each process has one to itself
+ROOM = 2**23  # bytes of the slots of one turn
+LOOKS = 5000  # at a counter, before others get the processor between looks
+NAP_AFTER, NAP = 0.02, 5e-4  # seconds of waiting from which on it sleeps between looks, and how long
+ALIVE_EVERY = 1.0  # seconds between looks whether who is waited for still lives
+
+
+class LostError(RuntimeError):
+    """Another process has ended, and knows why."""
+
+
+class SharedMemory:
+    """Slots for the numbers of several processes, and how far each of them is.
+
+    There are two sets of slots, used in turns: who has come to turn t has read all that turn t - 1 brought, whose
+    slots are written again at t + 1.
+    """
+
+    def __init__(self, path: Path, index: int, pids: Sequence[int]) -> None:
+        """Map the file.
+
+        Args:
+            path: a file of :func:`bytes_for` so many processes, of zeros, the same for all.
+            index: which of the processes this is, from 0.
+            pids: of all of them.
+        """
+        n = len(pids)
+        with path.open("r+b") as file:
+            self._memory = mmap.mmap(file.fileno(), bytes_for(n))
+        self._index, self._pids, self._turn = index, pids, 0
+        heads = memoryview(self._memory)[: n * LINE].cast("q")
+        self._turns, self._left = heads[:: LINE // 8], heads[1 :: LINE // 8]
+        self._slots = np.frombuffer(self._memory, np.uint8, offset=n * LINE).reshape(2, n, -1)
+
+    def combine(self, values: np.ndarray, *, largest: bool = False) -> None:
+        """Replace numbers by their sums over all processes, the same to the bit in each.
+
+        Args:
+            values: shape (k,), of the same type and length in every process.
+            largest: by the largest instead.
+
+        Raises:
+            LostError: if another process has ended.
+        """
+        by = np.maximum if largest else np.add
+        most = self._slots.shape[2] // values.itemsize
+        for first in range(0, len(values), most):
+            part = values[first : first + most]
+            slots = [slot.view(values.dtype)[: len(part)] for slot in self._slots[self._turn % 2]]
+            slots[self._index][:] = part
+            self._meet()
+            part[:] = slots[0]
+            for slot in slots[1:]:
+                by(part, slot, out=part)
+
+    def leave(self) -> None:
+        """Let the others know that this process takes no further part."""
+        self._left[self._index] = 1
+
+    def _meet(self) -> None:
+        self._turn += 1
+        self._turns[self._index] = self._turn
+        for other in range(len(self._pids)):
+            self._wait(other)
+
+    def _wait(self, other: int) -> None:
+        """Wait until another process has come to the turn of this one."""
+        turns, turn = self._turns, self._turn
+        for _ in range(LOOKS):
+            if turns[other] >= turn:
+                return
+        began = asked = time.monotonic()
+        while turns[other] < turn:
+            now = time.monotonic()
+            if self._left[other] or (now - asked > ALIVE_EVERY and not _alive(self._pids[other])):
+                if turns[other] >= turn:  # it was its last
+                    return
+                raise LostError(f"process {other} has ended")
+            asked = now if now - asked > ALIVE_EVERY else asked
+            time.sleep(0.0 if now - began < NAP_AFTER else NAP)
+
+
+def bytes_for(n: int) -> int:
+    """Return the bytes that so many processes share."""
+    return n * LINE + 2 * n * (ROOM // n // LINE * LINE)
+
+
+def new_file(n: int) -> Path | None:
+    """Return a new file for so many processes to share, in memory if possible; None where that cannot be relied on.
+
+    Args:
+        n: processes.
+    """
+    if platform.machine() not in ("x86_64", "AMD64") or not hasattr(os, "posix_fallocate"):
+        return None  # elsewhere numbers may be seen after the turn that they were written before
+    folder = Path("/dev/shm")
+    try:
+        file, name = tempfile.mkstemp(prefix="tiltfield-", dir=folder if folder.is_dir() else None)
+    except OSError:
+        return None
+    try:
+        os.posix_fallocate(file, 0, bytes_for(n))  # else a full folder ends the process when it is first written to
+    except OSError:
+        Path(name).unlink()
+        return None
+    finally:
+        os.close(file)
+    return Path(name)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
