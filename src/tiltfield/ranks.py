@@ -98,14 +98,18 @@ def _shared() -> SharedMemory | None:
     return memory if alike else None
 
 
-def _combine(flat: Tensor, *, largest: bool = False) -> None:
+def _combine(tensors: Sequence[Tensor], *, largest: bool = False) -> None:
     """Replace numbers by their sums over all processes, or by the largest, in place."""
-    if _memory is not None and flat.device.type == "cpu":
-        _memory.combine(flat.numpy(), largest=largest)
+    if _memory is not None and tensors[0].device.type == "cpu":
+        _memory.combine([tensor.detach().numpy() for tensor in tensors], largest=largest)
         return
+    import torch
     from torch import distributed
 
+    flat = torch.cat([tensor.detach().flatten() for tensor in tensors])
     distributed.all_reduce(flat, distributed.ReduceOp.MAX if largest else distributed.ReduceOp.SUM)
+    for tensor, part in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
+        tensor.detach().copy_(part.view_as(tensor))
 
 
 @contextmanager
@@ -174,12 +178,7 @@ def add(tensors: Sequence[Tensor]) -> None:
     """
     if count() == 1:
         return
-    import torch
-
-    flat = torch.cat([tensor.detach().flatten() for tensor in tensors])
-    _combine(flat)
-    for tensor, part in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
-        tensor.copy_(part.view_as(tensor))
+    _combine(tensors)
 
 
 def greatest(values: Sequence[int]) -> list[int]:
@@ -193,7 +192,7 @@ def greatest(values: Sequence[int]) -> list[int]:
     import torch
 
     told = torch.tensor(values, dtype=torch.int64)
-    _combine(told, largest=True)
+    _combine([told], largest=True)
     return list(told.tolist())
 
 
@@ -238,7 +237,7 @@ def heard(seconds: float) -> tuple[float, bool]:
     import torch
 
     told = torch.tensor([0.0 if index() else seconds, float(_asked_to_stop)], dtype=torch.float64)
-    _combine(told)
+    _combine([told])
     return float(told[0]), bool(told[1] > 0)
 
 

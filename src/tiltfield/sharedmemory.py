@@ -6,12 +6,13 @@ its numbers into a slot, counts its turns, and watches the counters of the other
 
 from __future__ import annotations
 
+import itertools
 import mmap
 import os
 import platform
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -40,7 +41,7 @@ class SharedMemory:
         Args:
             path: a file of :func:`bytes_for` so many processes, of zeros, the same for all.
             index: which of the processes this is, from 0.
-            pids: of all of them.
+            pids: of all of them, two or more.
         """
         n = len(pids)
         with path.open("r+b") as file:
@@ -50,26 +51,32 @@ class SharedMemory:
         self._turns, self._left = heads[:: LINE // 8], heads[1 :: LINE // 8]
         self._slots = np.frombuffer(self._memory, np.uint8, offset=n * LINE).reshape(2, n, -1)
 
-    def combine(self, values: np.ndarray, *, largest: bool = False) -> None:
+    def combine(self, arrays: Sequence[np.ndarray], *, largest: bool = False) -> None:
         """Replace numbers by their sums over all processes, the same to the bit in each.
 
         Args:
-            values: shape (k,), of the same type and length in every process.
+            arrays: of one type; as many in every process, of the same shapes.
             largest: by the largest instead.
 
         Raises:
             LostError: if another process has ended.
         """
+        flat = [array.reshape(-1) for array in arrays]  # a view, if its numbers lie side by side
         by = np.maximum if largest else np.add
-        most = self._slots.shape[2] // values.itemsize
-        for first in range(0, len(values), most):
-            part = values[first : first + most]
-            slots = [slot.view(values.dtype)[: len(part)] for slot in self._slots[self._turn % 2]]
-            slots[self._index][:] = part
+        for parts in _batches(flat, self._slots.shape[2] // arrays[0].itemsize):
+            slots = [slot.view(arrays[0].dtype) for slot in self._slots[self._turn % 2]]
+            ends = list(itertools.accumulate((len(part) for part in parts), initial=0))
+            places = [slice(*pair) for pair in itertools.pairwise(ends)]
+            for part, place in zip(parts, places, strict=True):
+                slots[self._index][place] = part
             self._meet()
-            part[:] = slots[0]
-            for slot in slots[1:]:
-                by(part, slot, out=part)
+            for part, place in zip(parts, places, strict=True):
+                by(slots[0][place], slots[1][place], out=part)
+                for slot in slots[2:]:
+                    by(part, slot[place], out=part)
+        for array, values in zip(arrays, flat, strict=True):
+            if not np.may_share_memory(array, values):
+                array[...] = values.reshape(array.shape)
 
     def leave(self) -> None:
         """Let the others know that this process takes no further part."""
@@ -96,6 +103,23 @@ class SharedMemory:
                 raise LostError(f"process {other} has ended")
             asked = now if now - asked > ALIVE_EVERY else asked
             time.sleep(0.0 if now - began < NAP_AFTER else NAP)
+
+
+def _batches(arrays: Sequence[np.ndarray], most: int) -> Iterator[list[np.ndarray]]:
+    """Yield parts of flat arrays in their order, together at most so many numbers at a time."""
+    batch: list[np.ndarray] = []
+    left = most
+    for array in arrays:
+        rest = array
+        while len(rest):
+            part, rest = rest[:left], rest[left:]
+            batch.append(part)
+            left -= len(part)
+            if not left:
+                yield batch
+                batch, left = [], most
+    if batch:
+        yield batch
 
 
 def bytes_for(n: int) -> int:
