@@ -21,7 +21,8 @@ from tiltfield.series import TiltSeries
 
 COARSE_COLUMNS = 32  # the coarse fit bins images to about this many columns
 COARSE_SHARE = 0.3  # of a limited run's time, that the coarse fit takes at most
-COARSE_STRENGTH = 0.036  # weight of the total variation in the coarse fit, times the noise deviation
+MISFIT = 0.015  # of the range, at least: coarse voxels follow no images more closely, however little noise there is
+COARSE_STRENGTH = 0.036  # weight of the total variation in the coarse fit, times that deviation
 GENTLE = 60.0  # degrees: the box is made wide enough for rays of tilts up to this
 EDGE = 0.15  # density of the coarse fit where the specimen ends along z, from the emptiest layer (0) to the densest (1)
 BLURRED = 1.2  # true extent over that at which the coarse profile, narrowed by the missing wedge, falls to EDGE
@@ -63,7 +64,7 @@ def coarse_fit(series: TiltSeries, plan: Plan, config: ReconstructConfig, device
     schedule = Schedule(
         passes=75,
         block=min(max(8, 2 * ranks.count()), problem.box.n_y),
-        tv_weight=COARSE_STRENGTH / small.deviation,
+        tv_weight=COARSE_STRENGTH / max(small.deviation, MISFIT),
         learning_rate=0.3,
         contrast_rate=1e-3,
         seconds=None if config.max_time is None else COARSE_SHARE * config.max_time,
