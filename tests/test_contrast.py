@@ -7,6 +7,7 @@ from scipy.ndimage import uniform_filter
 
 from tiltfield.contrast import Contrast, clean_range, decide_mode, estimate_levels, linearise, smooth
 from tiltfield.errors import InputError
+from tiltfield.plan import first_plan
 from tiltfield.series import TiltSeries
 
 ANGLES = np.arange(-70.0, 71.0, 5.0)
@@ -129,3 +130,12 @@ def _single_spots():
 def test_smoothing_image_by_image_is_smoothing_all_at_once(shape):
     given = np.random.default_rng(0).normal(100, 10, shape).astype(np.float32)
     np.testing.assert_array_equal(smooth(given, 5), uniform_filter(given, (3, 5, 5), mode="nearest"))
+
+
+@pytest.mark.parametrize("mode", ["bf", "haadf"])
+def test_the_order_of_the_tilts_does_not_matter(mode):
+    series = needle(mode, noise=0.1)
+    alternating = np.argsort(np.abs(ANGLES), kind="stable")  # as recorded in dose-symmetric schemes
+    first, other = (first_plan(s, mode) for s in (series, series.select(alternating)))
+    numbers = ("low", "high", "offset", "gain", "scale", "slope", "floor", "dark")
+    assert [getattr(first, name) for name in numbers] == pytest.approx([getattr(other, name) for name in numbers])

@@ -174,7 +174,7 @@ def clean_range(series: TiltSeries) -> tuple[float, float]:
         darkest and brightest level, in the units of the images.
     """
     width = max(1, min(5, min(series.images.shape[1:]) // 4))
-    means = smooth(series.images, width)
+    means = smooth(series.images_by_tilt, width)
     low, high = (quantile(means, share) for share in (0.001, 0.999))
     if not high > low:
         raise InputError(f"{series.name}: the images hold no contrast (all means are {low:g}); check the file")

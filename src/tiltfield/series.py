@@ -133,6 +133,12 @@ class TiltSeries:
         cut = f"rows {part[1].start} to {part[1].stop - 1}, columns {first} to {last - 1} (from 0)"
         return replace(self, images=self.images[part], valid=valid, sources={**self.sources, "cropped": cut})
 
+    @property
+    def images_by_tilt(self) -> np.ndarray:
+        """Return the images in the order of their tilts, whatever that of the file; a copy only if they are not."""
+        order = np.argsort(self.angles_deg, kind="stable")
+        return self.images if (order == np.arange(len(self))).all() else self.images[order]
+
     def select(self, indices: slice | Sequence[int] | np.ndarray) -> TiltSeries:
         """Return the series with some of its tilts.
 

@@ -216,3 +216,11 @@ def test_white_noise_has_no_scan(cell):
 def test_a_run_has_defaults_that_do_nothing():
     Run().observer.say("nothing")
     assert Run().device.type == "cpu"
+
+
+@pytest.mark.parametrize("name", ["dwk-g", "dwk-p"])
+def test_the_order_of_the_tilts_does_not_matter(series, name):
+    shuffled = [3, 0, 4, 2, 1]
+    found = denoise(series.select(shuffled), name)
+    np.testing.assert_array_equal(found.angles_deg, series.angles_deg[shuffled])
+    np.testing.assert_allclose(found.images, denoise(series, name).images[shuffled], rtol=1e-5)

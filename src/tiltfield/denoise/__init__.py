@@ -72,6 +72,7 @@ def denoise(
         raise InputError(f"expected a denoiser of {', '.join(DENOISERS)}, got '{name}'{nearest(name, DENOISERS)}")
     whole = series if series.valid is None else replace(series, images=fill(series.images, series.valid))
     run = Run(seed, device or torch.device("cpu"), observer or Observer())
-    images = DENOISERS[name](whole, run)
+    order = np.argsort(series.angles_deg, kind="stable")  # noise is estimated with images of neighbouring tilts
+    images = DENOISERS[name](whole.select(order), run)[np.argsort(order)]
     sources = {**series.sources, "denoised": f"by {name}"}
     return replace(series, images=images, quantum=None, name=f"{series.name}, denoised by {name}", sources=sources)
