@@ -76,7 +76,9 @@ def test_so_does_a_fit_to_rays(at, monkeypatch):
     assert whole.curve == again.curve
 
 
-def test_a_second_ctrl_c_does_not_wait():
+def test_a_second_ctrl_c_does_not_wait(monkeypatch):
+    monkeypatch.setattr(ranks, "SOON", 0.0)
+
     def pressed_twice(problem, state, schedule, done):
         press()
         press()
@@ -84,6 +86,34 @@ def test_a_second_ctrl_c_does_not_wait():
 
     problem = make_problem()
     assert fit(problem, make_state(problem), SCHEDULE, step=pressed_twice) is Outcome.INTERRUPTED
+
+
+def test_one_that_comes_at_once_means_the_first():
+    def pressed_twice(problem, state, schedule, done):
+        press()
+        press()
+        return step(problem, state, schedule, done)
+
+    problem = make_problem()
+    state = make_state(problem)
+    with ranks.patient():
+        assert fit(problem, state, SCHEDULE, step=pressed_twice) is Outcome.INTERRUPTED
+        press()  # while the volume is evaluated
+    assert state.step == 1
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_later_ones_are_heard_again(monkeypatch):
+    monkeypatch.setattr(ranks, "SOON", 0.0)
+    with ranks.patient(), pytest.raises(KeyboardInterrupt):
+        press()
+
+
+def test_what_is_written_is_written_to_the_end():
+    with ranks.undisturbed():
+        press()
+    with pytest.raises(KeyboardInterrupt):
+        press()
 
 
 @pytest.mark.parametrize(("passes", "end"), [(2, Outcome.FINISHED), (6, Outcome.CONVERGED)])

@@ -169,7 +169,7 @@ def test_resuming_nothing_starts_afresh_and_says_so(fit, stack, tmp_path):
 
 
 def test_resuming_nothing_without_a_series_is_refused(fit, tmp_path):
-    with pytest.raises(InputError, match="no tilt series given"):
+    with pytest.raises(InputError, match="holds no run"):
         go(None, tmp_path / "run", resume=True)
     assert not (tmp_path / "run").exists()
 

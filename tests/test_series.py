@@ -223,3 +223,9 @@ def test_screening_good_data_returns_them():
     assert out is given
     assert valid is None
     assert report == []
+
+
+def test_radians_are_refused():
+    angles = np.deg2rad(np.arange(-60.0, 61.0, 10.0))
+    with pytest.raises(InputError, match="radians"):
+        TiltSeries(np.random.default_rng(0).random((len(angles), 4, 5)), angles)

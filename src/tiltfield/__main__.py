@@ -1,5 +1,16 @@
-"""``python -m tiltfield``: the command line."""
+"""``python -m tiltfield`` and ``tiltfield``: the command line."""
 
-from tiltfield.cli import main
+import sys
 
-main()
+
+def main() -> None:
+    """Run the command line; Ctrl-C while it is loaded ends it without a traceback."""
+    try:
+        from tiltfield.cli import main as run
+    except KeyboardInterrupt:
+        sys.exit(130)
+    run()
+
+
+if __name__ == "__main__":
+    main()

@@ -133,7 +133,7 @@ def decide_mode(series: TiltSeries) -> tuple[ContrastMode, str]:
     raise InputError(
         f"{series.name}: cannot tell bright field from HAADF: the intensity changes by {slope:+.1%} of its range as "
         "the path through a slab doubles, and no vacuum is seen beside the specimen; say which with --mode bf or "
-        "--mode haadf"
+        "--mode haadf, and check the tilt axis (--tilt-axis) and the alignment, on which this rests"
     )
 
 

@@ -109,9 +109,9 @@ def show(entries: list[Entry], out: Path) -> None:
 
 
 def _refuse_other(out: Path, overwrite: bool) -> None:
-    RunFolder(out / "run", overwrite=overwrite)
-    if not overwrite and any((out / name).exists() for name in ("data", "comparison.png")):
+    if not overwrite and any((out / name).exists() for name in ("data", "run", "comparison.png")):
         raise InputError(f"{out} holds another demo: replace it (--overwrite) or choose another folder")
+    RunFolder(out / "run", overwrite=overwrite)
 
 
 def _measured(name: str, simulation: Simulation, work: Callable[[], Volume]) -> Entry:

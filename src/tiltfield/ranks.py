@@ -10,8 +10,10 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:  # torch takes a second to import: not for the help
@@ -22,6 +24,8 @@ if TYPE_CHECKING:  # torch takes a second to import: not for the help
 _count = 1
 _memory: SharedMemory | None = None  # of processes that are all on one machine
 _asked_to_stop = False
+_noted = float("-inf")  # when, on the clock of time.monotonic
+SOON = 2.0  # seconds
 
 
 def launched() -> int:
@@ -114,23 +118,55 @@ def _combine(tensors: Sequence[Tensor], *, largest: bool = False) -> None:
 
 @contextmanager
 def between_steps() -> Iterator[None]:
-    """Let Ctrl-C wait until :func:`heard` tells of it, or for the end of the context; a second one does not wait.
+    """Let Ctrl-C wait until :func:`heard` tells of it, or for the end of the context.
 
-    Processes that share the work wait already. Where Ctrl-C does not raise KeyboardInterrupt here, all stays as it is.
+    A second one does not wait, unless it comes so soon that it means the first. Processes that share the work wait
+    already. Where Ctrl-C does not raise KeyboardInterrupt here, all stays as it is.
     """
     global _asked_to_stop
-    here = threading.current_thread() is threading.main_thread()
-    if count() > 1 or not here or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+    if not _raises_here():
         yield
         return
-    signal.signal(signal.SIGINT, _note_the_first)
+    before = signal.signal(signal.SIGINT, _note_the_first)
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGINT, before)
         asked, _asked_to_stop = _asked_to_stop, False
     if asked:
         raise KeyboardInterrupt
+
+
+@contextmanager
+def patient() -> Iterator[None]:
+    """Take a Ctrl-C that comes soon after one that ended a fit for the same one: what is to be kept is yet to come."""
+    if not _raises_here():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, _stop_unless_soon)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """Pass over Ctrl-C while what would be lost by it is written, if it raises KeyboardInterrupt here."""
+    if not _raises_here():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _raises_here() -> bool:
+    """Return whether Ctrl-C raises KeyboardInterrupt in this thread."""
+    here = threading.current_thread() is threading.main_thread()
+    return count() == 1 and here and signal.getsignal(signal.SIGINT) in (signal.default_int_handler, _stop_unless_soon)
 
 
 def _note(_number: int, _frame: object) -> None:
@@ -139,8 +175,16 @@ def _note(_number: int, _frame: object) -> None:
 
 
 def _note_the_first(number: int, frame: object) -> None:
+    global _noted
     _note(number, frame)
-    signal.signal(number, signal.default_int_handler)
+    _noted = time.monotonic()
+    signal.signal(number, _stop_unless_soon)
+
+
+def _stop_unless_soon(number: int, frame: FrameType | None) -> None:
+    """Do what Ctrl-C does, but for one that means the one before."""
+    if time.monotonic() - _noted > SOON:
+        signal.default_int_handler(number, frame)
 
 
 def lost(error: BaseException) -> bool:

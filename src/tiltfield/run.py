@@ -64,9 +64,13 @@ class RunObserver(Observer):
         self.screen.record(entry)
 
     def checkpoint(self, state: Mapping[str, Any]) -> None:
-        """Write checkpoint.pt."""
+        """Write checkpoint.pt; if that is not possible, say so: it must not cost the run."""
         self._begin()
-        self.folder.save_checkpoint(state, self.digest)
+        try:
+            self.folder.save_checkpoint(state, self.digest)
+        except (OSError, RuntimeError) as error:  # torch raises the latter where a disk is full
+            self.say(f"warning checkpoint.pt: could not be written, the run cannot be resumed from here ({error})")
+            return
         self.screen.checkpoint(state)
 
     def finish(self, series: TiltSeries, result: Reconstruction, series_path: Path) -> None:
@@ -82,14 +86,15 @@ class RunObserver(Observer):
 
         self._begin()
         command = command_of(series_path, self.config)
-        write_volume(result.volume, self.folder.path / "volume.mrc", [command])
-        write_stack(result.rendered, self.folder.path / "rendered.mrc", series.pixel_size_nm)
+        with ranks.undisturbed():
+            write_volume(result.volume, self.folder.path / "volume.mrc", [command])
+            write_stack(result.rendered, self.folder.path / "rendered.mrc", series.pixel_size_nm)
+            if result.state is not None:
+                self.checkpoint(result.state)
+            if not result.interrupted:  # an interrupted run goes on with the settings it was asked for
+                self.folder.write_config(series_path, result.config)
         with atomic(self.folder.path / "preview.png") as part:
             save_preview(part, series, result)
-        if result.state is not None:
-            self.folder.save_checkpoint(result.state, self.digest)
-        if not result.interrupted:  # an interrupted run goes on with the settings it was asked for
-            self.folder.write_config(series_path, result.config)
         problem = self._export(result, command)
         head = {"tiltfield": tiltfield.__version__, "interrupted": result.interrupted}
         self.folder.write_metrics({**head, **result.metrics, "notes": self.notes})
@@ -201,7 +206,7 @@ def run(request: Request, screen: Observer) -> Reconstruction | None:
     Raises:
         InputError: if the input, the settings or the folder cannot be used; then nothing has been written.
     """
-    with ranks.joined():
+    with ranks.patient(), ranks.joined():
         if ranks.index() == 0:
             return _lead(request, screen)
         _follow()
@@ -282,6 +287,8 @@ def _settle(request: Request, folder: RunFolder, screen: Observer) -> tuple[Path
         config = agreed(recorded, request.settings, folder.path)
     else:
         config = ReconstructConfig.parse(dict(request.settings), "settings")
+        if request.resume and series is None:
+            raise InputError(f"nothing to go on with: {folder.path} holds no run of tiltfield reconstruct")
         if request.resume:
             screen.say(f"nothing to go on with in {folder.path}: starting afresh")
     if series is None:

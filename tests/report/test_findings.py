@@ -100,7 +100,25 @@ def test_a_slow_trend_is_no_jump():
 def test_a_misfit_is_told_and_a_fit_is_not():
     assert misfit(tilts()) == []
     assert "Residuals have 11 times the variance" in one(misfit(tilts(lambda usual: 11 * usual)), "act")
+    assert "finer than the volume" in one(misfit(tilts(lambda usual: 2 * usual)), "look")
     assert "cleaner than that" in one(misfit(tilts(lambda usual: 0.1 * usual)), "note")
+
+
+def test_where_errors_or_the_grey_range_are_not_known_nothing_is_said_of_them():
+    unknown = {**tilts(), "chi2": [None] * N, "heldout_chi2": [None] * N}
+    assert misfit(unknown) == tilts_that_fit_badly(unknown) == []
+    for nothing in (0.0, float("nan")):
+        assert intensity_jumps(tilts(mean_residual=lambda r: r + 100 * (np.arange(N) == 9)), nothing) == []
+
+
+def test_exposures_that_differ_from_tilt_to_tilt_are_told():
+    uneven = tilts(mean_residual=lambda r: r + np.random.default_rng(0).normal(0, 250, N))
+    assert "exposures differ" in one(intensity_jumps(uneven, 1000.0), "act")
+
+
+def test_few_tilts_are_told():
+    assert any("3 tilts, 60° apart" in found.text for found in tilt_range([-60.0, 0.0, 60.0]))
+    assert not any("apart" in found.text for found in tilt_range(np.arange(-60.0, 61.0, 4.0)))
 
 
 CURVE = np.exp(-np.arange(60) / 8) + 1e-4 * np.cos(np.arange(60))
@@ -158,9 +176,9 @@ def test_many_masked_pixels_are_told():
     ("found", "n_z", "ends", "words"),
     [
         (True, 64, (0, 0), "was not found"),
-        (True, 30, (0.9, 0.1), "reaches the top of the box"),
-        (False, 30, (0.1, 0.9), "reaches the bottom of the box"),
-        (True, 30, (0.9, 0.9), "reaches the top and the bottom of the box"),
+        (True, 30, (0.95, 0.1), "reaches the top of the box"),
+        (False, 30, (0.1, 0.95), "reaches the bottom of the box"),
+        (True, 30, (1.0, 1.2), "reaches the top and the bottom of the box"),
     ],
 )
 def test_a_specimen_that_may_be_cut_is_told(found, n_z, ends, words):
@@ -170,7 +188,7 @@ def test_a_specimen_that_may_be_cut_is_told(found, n_z, ends, words):
 
 
 def test_a_specimen_that_has_room_is_not():
-    assert findings.thickness(True, 30, 64, (0.1, 0.2)) == findings.thickness(False, 64, 64, (0.0, 0.0)) == []
+    assert findings.thickness(True, 30, 64, (0.1, 0.8)) == findings.thickness(False, 64, 64, (0.0, 0.0)) == []
 
 
 def test_a_constant_volume_is_told():

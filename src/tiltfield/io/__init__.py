@@ -192,12 +192,13 @@ def read_volume(path: str | Path) -> Volume:
 
 def _check_axis(tilt_axis: str | float) -> None:
     try:
-        good = tilt_axis in ("x", "y", facts.FILE) or bool(np.isfinite(float(tilt_axis)))
+        good = tilt_axis in ("x", "y", facts.FILE) or abs(float(tilt_axis)) <= 360
     except (TypeError, ValueError):
         good = False
     if not good:
         raise InputError(
-            f"the tilt axis must be y (vertical), x (horizontal), degrees from y, or file, got {tilt_axis!r}"
+            "the tilt axis must be y (vertical), x (horizontal), degrees from y within ±360, or file, got "
+            f"{tilt_axis!r}"
         )
 
 

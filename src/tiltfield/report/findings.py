@@ -17,6 +17,7 @@ CORRELATES, MISCALIBRATED = 0.2, 0.05
 SATURATED, MASKED = 0.005, 0.01  # shares of the pixels
 FALLING = 0.02  # of the whole fall of the held-out curve, in its last tenth
 SHORT = 0.5  # of the passes of the preset, below which a limited run is a first look
+CUT = 0.9  # of the middle layers' density, from which on the first or last layer is no end of a specimen
 VACUUM = 0.8  # transmission of the brightest clean pixels, below which no vacuum is in view
 
 
@@ -134,7 +135,7 @@ def thickness(found: bool, n_z: int, width: int, ends: tuple[float, float]) -> l
             "`--thickness` in nm, which is faster and better."
         )
         return [Finding("act", text)]
-    cut = [name for name, share in zip(("top", "bottom"), ends, strict=True) if share > 0.5]
+    cut = [name for name, share in zip(("top", "bottom"), ends, strict=True) if share > CUT]
     if not cut:
         return []
     text = f"The specimen reaches the {' and the '.join(cut)} of the box: give a larger `--thickness` in nm."

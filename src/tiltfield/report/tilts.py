@@ -17,7 +17,9 @@ NEIGHBOURS = 3  # tilts to either side that a tilt is held against
 WORSE, SURE = 1.5, 6.0  # times its neighbours' error, and robust deviations beyond them, from which a tilt stands out
 JUMP = 0.02  # of the grey range, by which a mean intensity may be off
 LISTED = 3  # tilts that get a sentence each
-UNEXPLAINED, UNNEEDED = 1.5, 0.6  # times the variance of the noise
+UNEXPLAINED, FAR, UNNEEDED = 1.5, 3.0, 0.6  # times the variance of the noise
+UNEVEN = 0.1  # of the grey range, by which mean intensities differ from tilt to tilt
+FEW = 10.0  # degrees between tilts, from which on they are few
 GENTLE, GAP = 50.0, 3.0  # degrees; times the median step
 
 
@@ -79,12 +81,18 @@ def intensity_jumps(tilts: Mapping[str, Any], grey_range: float) -> list[Finding
         grey_range: between the darkest and the brightest clean intensity.
     """
     order = [k for k in np.argsort(tilts["number"], kind="stable") if tilts["mean_residual"][k] is not None]
-    if len(order) < 4 * NEIGHBOURS:
+    if len(order) < 4 * NEIGHBOURS or not grey_range > 0:
         return []
     off = np.array([tilts["mean_residual"][k] for k in order]) / grey_range
     beside = np.array([np.median(off[near]) for near in _beside(off)])
     least = max(JUMP, SURE * 1.4826 * float(np.median(np.abs(off - beside))))
     names = [f"tilt {tilts['number'][k]} ({degrees(tilts['angle_deg'][k])})" for k in order]
+    if (scatter := 1.4826 * float(np.median(np.abs(off - beside)))) > UNEVEN:
+        text = (
+            f"Images are brighter or darker than the volume explains by {percent(scatter)} of the grey range, from "
+            "tilt to tilt: exposures differ. Bring the images to one scale before the reconstruction."
+        )
+        return [Finding("act", text)]
     step = _step(off, least)
     odd = [k for k in np.flatnonzero(np.abs(off - beside) > least) if step is None or abs(k - step) > NEIGHBOURS]
     found = [
@@ -126,7 +134,10 @@ def misfit(tilts: Mapping[str, Any]) -> list[Finding]:
     Args:
         tilts: number, angle_deg, chi2 and heldout_chi2, lists with an entry a tilt.
     """
-    error = float(np.median(_errors(tilts)[2]))
+    errors = _errors(tilts)[2]
+    if not len(errors):
+        return []
+    error = float(np.median(errors))
     if error < UNNEEDED:
         text = (
             f"Residuals have {error:.2g} of the variance that the noise model allows. It always allows 1 % of the grey "
@@ -136,10 +147,11 @@ def misfit(tilts: Mapping[str, Any]) -> list[Finding]:
     if error <= UNEXPLAINED:
         return []
     text = (
-        f"Residuals have {times(error)} times the variance of the noise: the volume does not explain the images. "
-        "The fit was too short, the tilt axis is wrong (`--tilt-axis`), or the series is not aligned."
+        f"Residuals have {times(error)} times the variance of the noise: the volume does not explain all of the "
+        "images. The fit was too short, the tilt axis is wrong (`--tilt-axis`), the series is not aligned, or there is "
+        "detail finer than the volume shows."
     )
-    return [Finding("act", text)]
+    return [Finding("act" if error > FAR else "look", text)]
 
 
 def tilt_range(angles_deg: Sequence[float]) -> list[Finding]:
@@ -163,6 +175,9 @@ def tilt_range(angles_deg: Sequence[float]) -> list[Finding]:
     )
     found = [Finding("look" if math.degrees(half) < GENTLE else "note", text)]
     steps = np.diff(angles)
+    if (usual := float(np.median(steps))) > FEW:
+        text = f"There are {len(angles)} tilts, {usual:.0f}° apart: what lies between is the prior's guess."
+        found.append(Finding("look", text))
     wide = np.flatnonzero(steps > max(GAP * float(np.median(steps)), GAP))
     if len(wide):
         places = ", ".join(f"{degrees(angles[k])} and {degrees(angles[k + 1])}" for k in wide[:LISTED])
