@@ -163,7 +163,7 @@ def test_reprs_are_a_few_lines(series, result, cell, tmp_path):
 def test_pictures_are_figures_that_a_notebook_shows(series, result):
     volume = result.volume
     figures = [series.show(), series.show((0, -1)), volume.show(), volume.show((1, 2, 3), low=0, high=1)]
-    figures += [volume.compare({"a": volume, "b": volume}, (1, 2, 3)), result.show(series)]
+    figures += [volume.compare({"a": volume, "b": volume}, (1, 2, 3)), volume.compare(volume), result.show(series)]
     for figure in figures:
         assert isinstance(figure, Figure)
         assert figure._repr_png_().startswith(b"\x89PNG")

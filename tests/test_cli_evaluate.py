@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from tiltfield.cli import main
 from tiltfield.io import write_volume
 from tiltfield.series import Volume
 
@@ -37,3 +38,10 @@ def test_evaluate_refuses_another_shape(tiltfield, truth, tmp_path):
     code, out, err = tiltfield("evaluate", tmp_path / "v.mrc", "--truth", truth)
     assert (code, out) == (2, "")
     assert "shape" in err
+
+
+def test_what_is_not_there_is_said_to_be_so(tmp_path, capsys):
+    with pytest.raises(SystemExit) as end:
+        main(["evaluate", str(tmp_path / "gone")])
+    assert end.value.code == 2
+    assert "no such file or folder" in " ".join(capsys.readouterr().err.split())

@@ -54,6 +54,8 @@ def evaluate(
         figures = _of_run(target, wanted, (truth, inside, views), quiet)
         print(as_json(figures, indent=2) if json else _summary(figures, target))
         return
+    if not target.exists():
+        raise InputError(f"{target}: no such file or folder; expected the folder of a run, or a volume")
     if truth is None:
         raise InputError(
             f"{target} is a volume: give the truth to compare it with, --truth FILE; a finished run is evaluated "

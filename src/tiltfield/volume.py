@@ -134,7 +134,7 @@ class Volume:
 
     def compare(
         self,
-        volumes: Mapping[str, Volume],
+        volumes: Mapping[str, Volume] | Volume,
         at: tuple[int, int, int] | None = None,
         *,
         title: str = "truth",
@@ -144,7 +144,7 @@ class Volume:
         """Draw the xy and xz sections of this volume and of others, each fitted to it, in one grey scale.
 
         Args:
-            volumes: by title; see `fitted_to`.
+            volumes: by title, or a single one; see `fitted_to`.
             at: a voxel (z, y, x) of this one that the sections go through, from 0; None: the middle.
             title: of this one.
             low: density that is black; by the 0.5th percentile of this one if None.
@@ -155,7 +155,8 @@ class Volume:
         """
         from tiltfield.report import draw_comparison
 
-        return draw_comparison({title: self, **volumes}, _voxel(self, at), low, high)
+        others = {"volume": volumes} if isinstance(volumes, Volume) else volumes
+        return draw_comparison({title: self, **others}, _voxel(self, at), low, high)
 
 
 def as_array(values: np.ndarray, dtype: type, what: str, name: str) -> np.ndarray:

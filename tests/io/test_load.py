@@ -247,3 +247,9 @@ def test_the_shape_knows_transforms_that_turn_the_images(stack):
     turned.write_text("0 -1 1 0 0 0\n" * N)
     shape = series_shape(stack, transforms=turned)
     assert shape == load(stack, transforms=turned).images.shape == (N, COLS, ROWS)
+
+
+@pytest.mark.parametrize("given", [{"path": np.zeros((3, 4, 5))}, {"angles": [0.0, 1.0]}, {"transforms": 3}])
+def test_what_is_no_path_is_refused(given, tmp_path):
+    with pytest.raises(InputError, match=r"expected the path of a file.*TiltSeries"):
+        load(**{"path": tmp_path / "x.mrc", **given})

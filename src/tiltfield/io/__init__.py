@@ -100,6 +100,8 @@ def load(
     Raises:
         InputError: if anything is missing, damaged or contradicts itself; the message says what to do.
     """
+    for name, file in (("series", path), ("angles", angles), ("transforms", transforms)):
+        _check_path(name, file, may_be_none=name != "series")
     aligner = None if transforms is None else Path(transforms)
     path, raw, moved, turn, said = _opened(Path(path), angles, aligner, tilt_axis)
     size, more = facts.choose_size(raw, pixel_size_nm)
@@ -188,6 +190,14 @@ def read_volume(path: str | Path) -> Volume:
             return mrc.read_volume(path)
         raw = kind.read(path)
         return Volume(in_memory(raw.images, np.dtype(np.float32)), raw.pixel_size_nm)
+
+
+def _check_path(name: str, file: object, *, may_be_none: bool) -> None:
+    if not (isinstance(file, str | Path) or (file is None and may_be_none)):
+        raise InputError(
+            f"{name}: expected the path of a file, got {type(file).__name__}; images and angles in memory make a "
+            "series by TiltSeries(images, angles_deg)"
+        )
 
 
 def _check_axis(tilt_axis: str | float) -> None:
