@@ -38,6 +38,12 @@ def test_the_ending_of_a_file_says_its_format(tiltfield, volume, tmp_path):
     assert tifffile.imread(tmp_path / "a.tif").dtype == np.uint8
 
 
+def test_an_ending_of_no_format_is_named(tiltfield, volume, tmp_path):
+    code, _, err = tiltfield("convert", volume, "--out", tmp_path / "bad.xyz")
+    assert code == 2
+    assert "names no format" in " ".join(err.split())
+
+
 def test_a_folder_takes_the_name_of_the_volume(tiltfield, volume, tmp_path):
     (tmp_path / "here").mkdir()
     tiltfield("convert", volume, "--out", tmp_path / "here", "--format", "mrc")

@@ -355,3 +355,23 @@ def test_the_fingerprint_knows_what_a_noise_file_says_not_where_it_lies(tmp_path
     assert a == b != c
     with pytest.raises(InputError, match=r"cannot read the noise model .*gone\.json"):
         fingerprint(series, ReconstructConfig(noise=str(tmp_path / "gone.json")))
+
+
+def test_a_folder_that_another_process_writes_is_refused(fit, stack, tmp_path):
+    held = RunFolder(tmp_path / "run")
+    held.begin(stack, ReconstructConfig())
+    with pytest.raises(InputError, match="another process is writing"):
+        go(stack, tmp_path / "run", overwrite=True)
+    held.release()
+    go(stack, tmp_path / "run", overwrite=True)
+
+
+def test_a_checkpoint_that_cannot_be_written_costs_no_run(fit, stack, tmp_path, monkeypatch):
+    def full(self, state, digest):
+        raise RuntimeError("unexpected pos 64 vs 0")  # what torch says of a full disk
+
+    monkeypatch.setattr(RunFolder, "save_checkpoint", full)
+    go(stack, tmp_path / "run")
+    assert (tmp_path / "run" / "volume.mrc").exists()
+    notes = json.loads((tmp_path / "run" / "metrics.json").read_text())["notes"]
+    assert any("checkpoint.pt: could not be written" in note for note in notes)

@@ -82,6 +82,8 @@ def _free_files(source: Path, out: Path | None, config: ExportConfig, overwrite:
     if name.is_dir() and name.suffix != ".zarr":
         name = name / source.stem
     files = outputs(name, config)
+    if not files and out is not None and out.suffix:
+        raise InputError(f"{out}: its ending names no format; expected .mrc, .tif or .ome.zarr, or --format beside it")
     if not files:
         raise InputError("nothing to write: name a format, as in --format tiff, or a file, as in --out volume.tif")
     for kind, path in files.items():

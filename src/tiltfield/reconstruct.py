@@ -125,7 +125,7 @@ def reconstruct(
         "peak_memory_bytes": peak_memory(),
         "device": torch.cuda.get_device_name(device)
         if device.type == "cuda"
-        else f"cpu, {torch.get_num_threads()} threads",
+        else f"cpu, {torch.get_num_threads()} thread{'s' * (torch.get_num_threads() > 1)}",
         **solved.figures,
     }
     volume = Volume(solved.volume, series.pixel_size_nm)

@@ -246,9 +246,12 @@ def _lead(request: Request, screen: Observer) -> Reconstruction | None:
         saved = _checkpoint_of(folder, digest, screen)
         task = _Task(series, config, saved["state"] if saved else None)
         tell(task)
-    with _undone_if_refused(folder):
-        result = task.reconstruct(observer, request.began)
-    observer.finish(series, result, series_path)
+    try:
+        with _undone_if_refused(folder):
+            result = task.reconstruct(observer, request.began)
+        observer.finish(series, result, series_path)
+    finally:
+        folder.release()
     return result
 
 

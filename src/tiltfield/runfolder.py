@@ -12,6 +12,7 @@ import json
 import os
 import re
 import shutil
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -81,6 +82,7 @@ class RunFolder:
         self.path = Path(path)
         self._was_there = self.path.exists()
         self._begun = False
+        self._locked: int | None = None
         self._series: TiltSeries | None = None
         self._input: Path | None = None
         present = [name for name in FILES if (self.path / name).exists()]
@@ -157,15 +159,39 @@ class RunFolder:
         """
         if self._begun:
             return
-        self._begun = True
         self._input = series_path.resolve()
         self.path.mkdir(parents=True, exist_ok=True)
+        self._lock()
+        self._begun = True
         if not self.resuming:
             self._clear()
         clear_parts(self.path)
         if self._series is not None:
             self._series.save(self.path / SERIES)
         self.write_config(series_path, config)
+
+    def _lock(self) -> None:
+        """Keep other processes out of the folder, as long as this one lives or until it is released."""
+        if sys.platform == "win32":
+            return
+        import fcntl
+
+        self._locked = os.open(self.path, os.O_RDONLY)
+        try:
+            fcntl.flock(self._locked, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self.release()
+            raise InputError(
+                f"another process is writing the run in {self.path}: wait for it, or give another --out"
+            ) from None
+        except OSError:  # a file system without locks
+            self.release()
+
+    def release(self) -> None:
+        """Let other processes write the folder."""
+        if self._locked is not None:
+            os.close(self._locked)
+            self._locked = None
 
     def discard(self) -> None:
         """Take back what a refused run has written, unless there is something to go on with."""

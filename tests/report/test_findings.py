@@ -104,6 +104,18 @@ def test_a_misfit_is_told_and_a_fit_is_not():
     assert "cleaner than that" in one(misfit(tilts(lambda usual: 0.1 * usual)), "note")
 
 
+def test_structure_that_was_taken_for_noise_is_told():
+    little = tilts(lambda usual: 0.4 * usual)
+    assert "was taken for noise" in one(misfit(little, 0.9), "act")
+    assert "cleaner than that" in one(misfit(little, 0.1), "note")
+
+
+def test_a_step_near_the_first_tilt_is_told_without_a_number_of_nothing():
+    for first in range(1, 8):
+        stepped = tilts(mean_residual=lambda r, first=first: r + 200 * (np.arange(N) >= first))
+        assert all("nan" not in found.text for found in intensity_jumps(stepped, 1000.0))
+
+
 def test_where_errors_or_the_grey_range_are_not_known_nothing_is_said_of_them():
     unknown = {**tilts(), "chi2": [None] * N, "heldout_chi2": [None] * N}
     assert misfit(unknown) == tilts_that_fit_badly(unknown) == []

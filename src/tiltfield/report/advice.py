@@ -48,9 +48,16 @@ def _of_tilts(record: Record) -> list[Finding]:
     found = tilts.tilt_range(record.angles_deg) if record.angles_deg else []
     if not figures:
         return found
-    noisy = record.config.method not in CLASSICAL
-    found += tilts.tilts_that_fit_badly(figures) + (tilts.misfit(figures) if noisy else [])
+    if record.config.method in CLASSICAL:  # what they leave over is their own doing
+        return found
+    found += tilts.tilts_that_fit_badly(figures) + tilts.misfit(figures, _correlated(record))
     return found + tilts.intensity_jumps(figures, _grey_range(record))
+
+
+def _correlated(record: Record) -> float:
+    """Return the correlation of neighbouring residuals along the axis of the images along which it is less."""
+    lags = record.metrics.get("residuals", {}).get("autocorrelation", {})
+    return min((lags.get(axis) or [0.0])[0] for axis in "xy")
 
 
 def _grey_range(record: Record) -> float:

@@ -131,8 +131,9 @@ def thickness(found: bool, n_z: int, width: int, ends: tuple[float, float]) -> l
     """
     if found and n_z >= width - 2:
         text = (
-            "Where the specimen ends along the beam was not found: the box is as thick as the images are wide. Give "
-            "`--thickness` in nm, which is faster and better."
+            "Where the specimen ends along the beam was not found: the box is as thick as the images are wide. "
+            "Check the tilt axis (`--tilt-axis`) and the alignment; if they are right, give `--thickness` in nm, which "
+            "is faster and better."
         )
         return [Finding("act", text)]
     cut = [name for name, share in zip(("top", "bottom"), ends, strict=True) if share > CUT]

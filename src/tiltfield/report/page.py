@@ -151,7 +151,7 @@ def _facts(record: Record) -> list[dict[str, str]]:
     reach = f"{degrees(min(angles))} to {degrees(max(angles))}" if angles else ""
     facts.append(("Tilts", str(len(angles)) if angles else "–", ", ".join(filter(None, (reach, left_out)))))
     facts += [_error_fact(record), _resolution_fact(record)]
-    device = str(metrics.get("device", "")).replace("1 threads", "1 thread")
+    device = str(metrics.get("device", ""))
     facts.append(("Time", clock(metrics.get("seconds") or 0.0), device))
     return [{"name": name, "value": value, "sub": sub} for name, value, sub in facts]
 

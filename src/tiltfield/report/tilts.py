@@ -19,6 +19,7 @@ JUMP = 0.02  # of the grey range, by which a mean intensity may be off
 LISTED = 3  # tilts that get a sentence each
 UNEXPLAINED, FAR, UNNEEDED = 1.5, 3.0, 0.6  # times the variance of the noise
 UNEVEN = 0.1  # of the grey range, by which mean intensities differ from tilt to tilt
+STRUCTURED = 0.5  # correlation of neighbouring residuals beyond what interpolation of the images brings
 FEW = 10.0  # degrees between tilts, from which on they are few
 GENTLE, GAP = 50.0, 3.0  # degrees; times the median step
 
@@ -106,7 +107,9 @@ def intensity_jumps(tilts: Mapping[str, Any], grey_range: float) -> list[Finding
         for k in odd[:LISTED]
     ]
     if step is not None:
-        change = float(np.median(off[step : step + 2 * NEIGHBOURS]) - np.median(off[step - 2 * NEIGHBOURS : step]))
+        change = float(
+            np.median(off[step : step + 2 * NEIGHBOURS]) - np.median(off[max(0, step - 2 * NEIGHBOURS) : step])
+        )
         text = (
             f"From {names[step]} on, images are {percent(change)} of the grey range "
             f"{'brighter' if change > 0 else 'darker'} than the volume explains: intensity changed during the "
@@ -128,16 +131,24 @@ def _step(values: np.ndarray, least: float) -> int | None:
     return int(around[np.argmax(np.abs(values[around] - values[around - 1]))])
 
 
-def misfit(tilts: Mapping[str, Any]) -> list[Finding]:
+def misfit(tilts: Mapping[str, Any], correlated: float = 0.0) -> list[Finding]:
     """Tell if what is left of the images is much more than the noise, or much less.
 
     Args:
         tilts: number, angle_deg, chi2 and heldout_chi2, lists with an entry a tilt.
+        correlated: how much residuals of neighbouring pixels correlate, along the axis along which they do less.
     """
     errors = _errors(tilts)[2]
     if not len(errors):
         return []
     error = float(np.median(errors))
+    if error < UNNEEDED and correlated > STRUCTURED:
+        text = (
+            f"Neighbouring residuals correlate by {correlated:.2f} or more along both axes, yet have {error:.2g} of "
+            "the variance of the noise that was learned: structure that the volume lacks was taken for noise. The fit "
+            "was too short (`--preset`, `--max-time`), the tilt axis is wrong, or the series is not aligned."
+        )
+        return [Finding("act", text)]
     if error < UNNEEDED:
         text = (
             f"Residuals have {error:.2g} of the variance that the noise model allows. It always allows 1 % of the grey "
