@@ -107,9 +107,8 @@ def intensity_jumps(tilts: Mapping[str, Any], grey_range: float) -> list[Finding
         for k in odd[:LISTED]
     ]
     if step is not None:
-        change = float(
-            np.median(off[step : step + 2 * NEIGHBOURS]) - np.median(off[max(0, step - 2 * NEIGHBOURS) : step])
-        )
+        before, after = off[max(0, step - 2 * NEIGHBOURS) : step], off[step : step + 2 * NEIGHBOURS]
+        change = float(np.median(after) - np.median(before))
         text = (
             f"From {names[step]} on, images are {percent(change)} of the grey range "
             f"{'brighter' if change > 0 else 'darker'} than the volume explains: intensity changed during the "
