@@ -225,7 +225,7 @@ def test_bad_flags_are_named(tiltfield, calls, stack, tmp_path, words, parts):
         (["recnstruct"], ["recnstruct", "reconstruct"]),
         (["reconstruct", "x.mrc"], ["--out"]),
         (["simulate", "--out", "d", "--tilts", "0:95:5"], ["--tilts", "±89"]),
-        (["evaluate", "x.mrc"], ["--truth"]),
+        (["evaluate", "x.mrc"], ["x.mrc", "no such file or folder"]),
     ],
 )
 def test_bad_commands_are_named(tiltfield, tmp_path, monkeypatch, words, parts):

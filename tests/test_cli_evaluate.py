@@ -45,3 +45,10 @@ def test_what_is_not_there_is_said_to_be_so(tmp_path, capsys):
         main(["evaluate", str(tmp_path / "gone")])
     assert end.value.code == 2
     assert "no such file or folder" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_volume_alone_is_held_against_nothing(tiltfield, tmp_path):
+    write_volume(Volume(np.random.default_rng(0).random((3, 4, 5), np.float32)), tmp_path / "v.mrc")
+    code, _, err = tiltfield("evaluate", tmp_path / "v.mrc")
+    assert code == 2
+    assert "--truth FILE" in " ".join(err.split())

@@ -66,8 +66,8 @@ def test_halving_takes_means_of_blocks(shape):
 def test_the_number_of_threads_does_not_show(settings, monkeypatch):
     made = []
     for count in (1, 3):
-        monkeypatch.setattr(projection, "threads", lambda count=count: count)
-        monkeypatch.setattr(acquisition, "threads", lambda count=count: count)
+        monkeypatch.setattr(projection, "shared_by", lambda count=count: count)
+        monkeypatch.setattr(acquisition, "shared_by", lambda count=count: count)
         made.append(simulate(SimulateConfig(**settings)))
     for name in ("truth", "inside", "clean", "noisy"):
         assert getattr(made[0], name).tobytes() == getattr(made[1], name).tobytes()
