@@ -229,3 +229,8 @@ def test_radians_are_refused():
     angles = np.deg2rad(np.arange(-60.0, 61.0, 10.0))
     with pytest.raises(InputError, match="radians"):
         TiltSeries(np.random.default_rng(0).random((len(angles), 4, 5)), angles)
+
+
+def test_an_empty_stack_is_refused_in_words():
+    with pytest.raises(InputError):
+        TiltSeries(np.zeros((0, 4, 5)), np.zeros(0))

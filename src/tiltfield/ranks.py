@@ -11,8 +11,8 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -127,36 +127,32 @@ def between_steps() -> Iterator[None]:
     if not _raises_here():
         yield
         return
-    before = signal.signal(signal.SIGINT, _note_the_first)
     try:
-        yield
+        with _answered_by(_note_the_first):
+            yield
     finally:
-        signal.signal(signal.SIGINT, before)
         asked, _asked_to_stop = _asked_to_stop, False
     if asked:
         raise KeyboardInterrupt
 
 
-@contextmanager
-def patient() -> Iterator[None]:
+def patient() -> AbstractContextManager[None]:
     """Take a Ctrl-C that comes soon after one that ended a fit for the same one: what is to be kept is yet to come."""
-    if not _raises_here():
-        yield
-        return
-    before = signal.signal(signal.SIGINT, _stop_unless_soon)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
+    return _answered_by(_stop_unless_soon)
+
+
+def undisturbed() -> AbstractContextManager[None]:
+    """Pass over Ctrl-C while what would be lost by it is written, if it raises KeyboardInterrupt here."""
+    return _answered_by(signal.SIG_IGN)
 
 
 @contextmanager
-def undisturbed() -> Iterator[None]:
-    """Pass over Ctrl-C while what would be lost by it is written, if it raises KeyboardInterrupt here."""
+def _answered_by(handler: Callable[[int, FrameType | None], None] | signal.Handlers) -> Iterator[None]:
+    """Let something else answer Ctrl-C where it raises KeyboardInterrupt."""
     if not _raises_here():
         yield
         return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    before = signal.signal(signal.SIGINT, handler)
     try:
         yield
     finally:

@@ -257,7 +257,7 @@ def _angle_problems(series: TiltSeries) -> list[str]:
     if len(steep):
         worst = f"{angles[steep[0]]:g}° for image {series.tilt_numbers[steep[0]]} (counted from 1)"
         return [f"tilt angles must lie within ±{_STEEPEST:g}°, got {worst}; are they degrees, and of the tilt axis?"]
-    if np.all(np.abs(angles) < np.pi / 2):
+    if count and np.all(np.abs(angles) < np.pi / 2):
         return [
             f"tilt angles must be degrees, got {angles.min():g} to {angles.max():g}: these look like radians, of which "
             "one is 57.3°; check --angles"

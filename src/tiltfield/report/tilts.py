@@ -86,9 +86,10 @@ def intensity_jumps(tilts: Mapping[str, Any], grey_range: float) -> list[Finding
         return []
     off = np.array([tilts["mean_residual"][k] for k in order]) / grey_range
     beside = np.array([np.median(off[near]) for near in _beside(off)])
-    least = max(JUMP, SURE * 1.4826 * float(np.median(np.abs(off - beside))))
+    scatter = 1.4826 * float(np.median(np.abs(off - beside)))
+    least = max(JUMP, SURE * scatter)
     names = [f"tilt {tilts['number'][k]} ({degrees(tilts['angle_deg'][k])})" for k in order]
-    if (scatter := 1.4826 * float(np.median(np.abs(off - beside)))) > UNEVEN:
+    if scatter > UNEVEN:
         text = (
             f"Images are brighter or darker than the volume explains by {percent(scatter)} of the grey range, from "
             "tilt to tilt: exposures differ. Bring the images to one scale before the reconstruction."
@@ -185,10 +186,11 @@ def tilt_range(angles_deg: Sequence[float]) -> list[Finding]:
     )
     found = [Finding("look" if math.degrees(half) < GENTLE else "note", text)]
     steps = np.diff(angles)
-    if (usual := float(np.median(steps))) > FEW:
+    usual = float(np.median(steps))
+    if usual > FEW:
         text = f"There are {len(angles)} tilts, {usual:.0f}° apart: what lies between is the prior's guess."
         found.append(Finding("look", text))
-    wide = np.flatnonzero(steps > max(GAP * float(np.median(steps)), GAP))
+    wide = np.flatnonzero(steps > max(GAP * usual, GAP))
     if len(wide):
         places = ", ".join(f"{degrees(angles[k])} and {degrees(angles[k + 1])}" for k in wide[:LISTED])
         found.append(Finding("look", f"There are no images between {places}."))
