@@ -4,10 +4,15 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Sixteen numbers at once, at any address: AVX-512 has them in one register, others in several. */
-typedef float lanes __attribute__((vector_size(64), aligned(4)));
-typedef int32_t marks __attribute__((vector_size(64), aligned(4))); /* of a comparison: 0 or -1; or whole numbers */
+/* As many numbers as a register holds, at any address: sixteen with AVX-512, else eight (NEON has them in two). */
+#ifdef __AVX512F__
 #define LANES 16
+#else
+#define LANES 8
+#endif
+#define LINE 64 /* bytes of a cache line */
+typedef float lanes __attribute__((vector_size(4 * LANES), aligned(4)));
+typedef int32_t marks __attribute__((vector_size(4 * LANES), aligned(4))); /* of a comparison: 0 or -1; or whole numbers */
 
 static inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 static inline int64_t up(int64_t value, int64_t of) { return (value + of - 1) / of * of; } /* to a multiple */
@@ -16,7 +21,7 @@ static inline lanes all(float value) { return value - (lanes){0}; }
 static inline lanes load(const float *from) { return *(const lanes *)from; }
 static inline void store(float *to, lanes values) { *(lanes *)to = values; }
 
-/* Up to sixteen numbers, zero beyond. */
+/* Fewer numbers than there are lanes, zero beyond. */
 static inline lanes some(const float *from, int64_t count) {
     lanes values = {0};
     memcpy(&values, from, count * sizeof(float));

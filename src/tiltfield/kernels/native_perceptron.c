@@ -6,12 +6,19 @@
  */
 #include "native.h"
 
-#define NEAR 2   /* vectors of points that a forward tile has */
-#define UNITS 8  /* hidden units at a time, in registers */
-#define FAR 8    /* vectors of points that a tile has on the way back */
-#define ROWS 4    /* units and */
-#define COLUMNS 6 /* channels of S at a time */
+#define TILE 32                /* points whose marks lie together */
+#define NEAR (TILE / LANES)    /* vectors of points that a forward tile has */
+#define FAR (4 * TILE / LANES) /* and a tile on the way back */
 #define BITS 32
+#define PAIR 2 /* vectors of points in registers, with so many */
+#if LANES == 16
+#define UNITS 8   /* hidden units, */
+#define ROWS 4    /* or units and */
+#else             /* sixteen registers instead of 32 */
+#define UNITS 5
+#define ROWS 2
+#endif
+#define COLUMNS 6 /* channels of S */
 
 /* Copy a tile of rows of n numbers, zero beyond. */
 static void take(lanes *to, const float *from, int64_t rows, int64_t n, int64_t first, int64_t width) {
@@ -37,19 +44,20 @@ static float *in_groups(const float *affine, int64_t hidden, int64_t columns) {
     return packed;
 }
 
-static void forward_tile(const lanes *x, const float *packed, const float *outer, float last, lanes *y, marks *on,
+/* A pair of vectors of a tile. */
+static void forward_pair(const lanes *x, const float *packed, const float *outer, float last, lanes *y, marks *on,
                          int64_t channels, int64_t hidden) {
-    for (int p = 0; p < NEAR; p++) y[p] = all(last);
+    for (int p = 0; p < PAIR; p++) y[p] = all(last);
     for (int64_t h = 0; h < hidden; h += UNITS, packed += (channels + 1) * UNITS) {
-        lanes sum[UNITS][NEAR];
+        lanes sum[UNITS][PAIR];
         for (int j = 0; j < UNITS; j++)
-            for (int p = 0; p < NEAR; p++) sum[j][p] = all(packed[channels * UNITS + j]);
+            for (int p = 0; p < PAIR; p++) sum[j][p] = all(packed[channels * UNITS + j]);
         for (int64_t k = 0; k < channels; k++)
             for (int j = 0; j < UNITS; j++)
-                for (int p = 0; p < NEAR; p++) sum[j][p] += packed[k * UNITS + j] * x[k * NEAR + p];
+                for (int p = 0; p < PAIR; p++) sum[j][p] += packed[k * UNITS + j] * x[k * NEAR + p];
         for (int j = 0; j < UNITS && h + j < hidden; j++) {
             int32_t bit = (int32_t)(1u << ((h + j) % BITS));
-            for (int p = 0; p < NEAR; p++) {
+            for (int p = 0; p < PAIR; p++) {
                 marks is_on = ~(sum[j][p] <= 0); /* not a number stays so */
                 on[(h + j) / BITS * NEAR + p] |= is_on & bit;
                 y[p] += outer[h + j] * (lanes)((marks)sum[j][p] & is_on);
@@ -72,7 +80,8 @@ void perceptron_forward(const float *x, const float *affine, const float *outer,
             lanes out[NEAR];
             take(points, x, channels, n, t * width, width);
             memset(marked, 0, words * NEAR * sizeof(marks));
-            forward_tile(points, packed, outer, last, out, marked, channels, hidden);
+            for (int p = 0; p < NEAR; p += PAIR)
+                forward_pair(points + p, packed, outer, last, out + p, marked + p, channels, hidden);
             give(y, out, 1, n, t * width, width);
             memcpy(on + t * words * width, marked, words * NEAR * sizeof(marks));
         }
@@ -116,15 +125,15 @@ static void add_products(const lanes *masked, const lanes *x, lanes *total, int6
 
 /* dx of a tile, `back` (hidden, channels) the products v W. */
 static void pull_back(const lanes *masked, const float *back, lanes *dx, int64_t channels, int64_t hidden) {
-    for (int p = 0; p < FAR; p += NEAR)
+    for (int p = 0; p < FAR; p += PAIR)
         for (int64_t k = 0; k < channels; k += COLUMNS) {
-            lanes sum[COLUMNS][NEAR] = {0};
+            lanes sum[COLUMNS][PAIR] = {0};
             for (int64_t h = 0; h < hidden; h++)
                 for (int i = 0; i < COLUMNS; i++)
-                    for (int q = 0; q < NEAR; q++)
+                    for (int q = 0; q < PAIR; q++)
                         sum[i][q] += back[h * channels + k + i] * masked[h * FAR + p + q];
             for (int i = 0; i < COLUMNS; i++)
-                for (int q = 0; q < NEAR; q++) dx[(k + i) * FAR + p + q] = sum[i][q];
+                for (int q = 0; q < PAIR; q++) dx[(k + i) * FAR + p + q] = sum[i][q];
         }
 }
 

@@ -25,7 +25,7 @@
 #define PAIR 2      /* lines, or tilts, at a time */
 #define TAPS 4      /* members of a line that are taken at most */
 
-typedef uint32_t places __attribute__((vector_size(64), aligned(4)));
+typedef uint32_t places __attribute__((vector_size(4 * LANES), aligned(4)));
 
 /* A tilt's a, 1/sqrt(2a), 1/w and 1 + a - 2/w. */
 typedef struct {
@@ -41,10 +41,19 @@ typedef struct {
 
 static inline lanes positive(lanes values) { return where(values > 0, values, all(0)); }
 
-/* The numbers low, high at sixteen places from 0 to 31. */
-#if defined(__AVX512F__) && defined(__GNUC__) && !defined(__clang__)
+/* The numbers low, high at places among both: within registers, where the processor can. */
+#if defined(__AVX2__)
+#include <immintrin.h>
 #define QUICK 1
-static inline lanes pick(lanes low, lanes high, marks place) { return __builtin_shuffle(low, high, place); }
+static inline lanes pick(lanes low, lanes high, marks place) {
+#if LANES == 16
+    return (lanes)_mm512_permutex2var_ps((__m512)low, (__m512i)place, (__m512)high);
+#else
+    const __m256 first = _mm256_permutevar8x32_ps((__m256)low, (__m256i)place);
+    const __m256 second = _mm256_permutevar8x32_ps((__m256)high, (__m256i)place);
+    return (lanes)_mm256_blendv_ps(first, second, (__m256)(place << 28)); /* by the sign, of places from 8 on */
+#endif
+}
 #else
 #define QUICK 0
 static inline lanes pick(lanes low, lanes high, marks place) {
