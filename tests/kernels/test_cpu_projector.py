@@ -77,8 +77,7 @@ def test_views_are_taken_as_they_are():
     assert torch.equal(strips.back_project(y), strips.back_project(y.contiguous()))
 
 
-def test_the_projector_takes_the_kernels_where_they_are_of_use(error, monkeypatch):
-    monkeypatch.setattr(cpu_projector, "_quick", lambda: True)
+def test_the_projector_takes_the_kernels(error):
     g = geometry((6, 7, 9), [-50.0, 10.0])
     x, y = normal(2, 6, 7).requires_grad_(), normal(2, 2, 9, seed=1).requires_grad_()
     projector, right = SliceProjector(g), plain(g)
@@ -95,7 +94,7 @@ def test_other_projectors_stay_with_the_plain_way(monkeypatch):
     assert SliceProjector(g, dtype=torch.float64)._strips is None
     assert SliceProjector(g, stored=True)._strips is None
     assert SliceProjector(g, stored=False)._strips is None
-    monkeypatch.setattr(cpu_projector, "_quick", lambda: False)
+    monkeypatch.setattr(cpu_projector.native, "usable", lambda _: False)
     assert SliceProjector(g)._strips is None
     assert SliceProjector(g)._matrices is not None
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Sequence
 
@@ -18,20 +17,13 @@ _THINNEST = 1e-12
 
 
 def usable(device: torch.device, dtype: torch.dtype) -> bool:
-    """Return whether the kernels are of use: they need the registers of AVX-512, else a sparse matrix is quicker.
+    """Return whether the kernels take slices.
 
     Args:
         device: where slices and sinograms live.
         dtype: their type.
     """
-    return native.usable(torch.empty(0, dtype=dtype, device=device)) and _quick()
-
-
-@functools.cache
-def _quick() -> bool:
-    answer = torch.zeros(1, dtype=torch.int32)
-    native.call("projector_is_quick", answer)
-    return bool(answer)
+    return native.usable(torch.empty(0, dtype=dtype, device=device))
 
 
 class Strips:
@@ -80,7 +72,7 @@ class Strips:
         g, source = self.geometry, sinograms.contiguous()
         slices = sinograms.new_empty(len(sinograms), g.n_z, g.n_x)
         for part, out in zip(source.split(TOGETHER), slices.split(TOGETHER), strict=True):
-            planes = part.new_empty(_MARGIN + g.n_tilts * 2 * len(part) * (g.n_u + _MARGIN))
+            planes = part.new_empty(_room(g.n_tilts, len(part), g.n_u))
             native.call("projector_planes", part, planes, len(part), g.n_tilts, g.n_u, g.n_u, 1, 0)
             native.call(
                 "projector_backward", planes, self._pixels, self._shapes, out,
@@ -94,9 +86,15 @@ class Strips:
             return slices.new_empty(0)
         g = self.geometry
         n_lines, along, by_line, step = (g.n_x, g.n_z, 1, g.n_x) if turned else (g.n_z, g.n_x, g.n_x, 1)
-        planes = slices.new_empty(_MARGIN + (n_lines + 1) // 2 * 2 * len(slices) * (along + _MARGIN))
+        planes = slices.new_empty(_room((n_lines + 1) // 2, len(slices), along))
         native.call("projector_planes", slices, planes, len(slices), n_lines, along, by_line, step, 1)
         return planes
+
+
+def _room(n_lines: int, batch: int, along: int) -> int:
+    """Return the numbers that lines and their mirror images have, side by side up to a multiple of a vector or not."""
+    planes = math.ceil(2 * batch / native.LANES) * native.LANES
+    return planes * (_MARGIN + n_lines * (along + _MARGIN))
 
 
 def _strip(turned: bool, tilt: int, start: int, step: int, slope: int, angle: float) -> tuple[int, ...]:

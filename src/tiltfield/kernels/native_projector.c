@@ -1,7 +1,10 @@
 /* The slice projector p = A ρ and its adjoint Aᵀ p, without a matrix: entries as projector.py has them.
  *
- * Both gather: sixteen neighbours, detector columns or pixels of a row, take from every line, or tilt, a few members
- * each, which lie in two vectors. For a tilt, w >= n are the larger and the smaller of |cos θ|, |sin θ|, a = n / w.
+ * Both gather: a vector of neighbours, detector columns or pixels of a row, take from every line, or tilt, a few members
+ * each, which lie in two vectors. With sixteen in a vector they are picked out of those within registers, plane by
+ * plane. With eight that is slower than a sparse matrix: there all planes of a place lie side by side, and each
+ * neighbour in turn takes vectors of planes. For a tilt, w >= n are the larger and the smaller of |cos θ|, |sin θ|,
+ * a = n / w.
  *
  * Map: a strip is followed along lines, rows of the slice or columns of it, whichever it crosses more steeply. On a
  * line it is 1/w long, and each of its edges slants over a length a. An edge that begins at pixel k + f, 0 <= f < 1, has
@@ -16,12 +19,14 @@
  * A slice turned by 180° has its projections reversed. So with every plane goes its mirror image, of which only half of
  * the lines is needed: weights are made for half of the lines alone.
  *
- * Positions are whole numbers of 2⁻³² pixels; within sixteen neighbours of 2⁻²⁷, 32 pixels at most. */
+ * Positions are whole numbers of 2⁻³² pixels; within a vector of neighbours of 2⁻²⁷, 32 pixels at most. */
 #include "native.h"
 
+#define BESIDE (LANES < 16) /* planes lie side by side */
+
 #define POINT 32    /* binary digits behind the point of a position */
-#define FRACTION 27 /* of one among sixteen neighbours */
-#define MARGIN 32   /* zeros before and behind each line: two vectors */
+#define FRACTION 27 /* of one among neighbours */
+#define MARGIN 32   /* zeros before and behind each line: two vectors, or more */
 #define PAIR 2      /* lines, or tilts, at a time */
 #define TAPS 4      /* members of a line that are taken at most */
 
@@ -32,7 +37,7 @@ typedef struct {
     float slant, steep, length, behind;
 } shape;
 
-/* What sixteen neighbours take of a line: weights, and places counted from `base`. */
+/* What neighbours take of a line: weights, and places counted from `base`. */
 typedef struct {
     lanes weight[TAPS];
     marks place;
@@ -41,35 +46,14 @@ typedef struct {
 
 static inline lanes positive(lanes values) { return where(values > 0, values, all(0)); }
 
-/* The numbers low, high at places among both: within registers, where the processor can. */
-#if defined(__AVX2__)
-#include <immintrin.h>
-#define QUICK 1
-static inline lanes pick(lanes low, lanes high, marks place) {
-#if LANES == 16
-    return (lanes)_mm512_permutex2var_ps((__m512)low, (__m512i)place, (__m512)high);
-#else
-    const __m256 first = _mm256_permutevar8x32_ps((__m256)low, (__m256i)place);
-    const __m256 second = _mm256_permutevar8x32_ps((__m256)high, (__m256i)place);
-    return (lanes)_mm256_blendv_ps(first, second, (__m256)(place << 28)); /* by the sign, of places from 8 on */
-#endif
-}
-#else
-#define QUICK 0
-static inline lanes pick(lanes low, lanes high, marks place) {
-    float both[2 * LANES];
-    lanes result;
-    store(both, low);
-    store(both + LANES, high);
-    for (int i = 0; i < LANES; i++) result[i] = both[place[i]];
-    return result;
-}
-#endif
+static inline int64_t planes_of(int64_t batch) { return BESIDE ? up(2 * batch, LANES) : 2 * batch; }
 
-/* Whether this processor and compiler pick within registers: else, a sparse matrix is several times as fast. */
-void projector_is_quick(int32_t *answer) { *answer = QUICK; }
+/* Where a number of a plane is among rows of `row` of them. */
+static inline int64_t at(int64_t plane, int64_t place, int64_t row, int64_t planes) {
+    return BESIDE ? place * planes + plane : plane * row + place;
+}
 
-/* Where sixteen neighbours are, counted from the first of them, or the last if they run backwards. */
+/* Where neighbours are, counted from the first of them, or the last if they run backwards. */
 static places steps(int64_t step) {
     places result;
     for (int i = 0; i < LANES; i++)
@@ -110,6 +94,39 @@ static inline void pixels(int64_t start, places step, shape s, windows *w) {
     w->base = start >> POINT;
 }
 
+/* Add to the sums of neighbours, for all planes, what they take of one or two lines. */
+#if BESIDE
+static inline __attribute__((always_inline)) void take_beside(const windows *w, int together, int taps,
+                                                              const float *const *source, float *sum, int vectors) {
+    float weight[PAIR][TAPS][LANES];
+    for (int j = 0; j < together; j++)
+        for (int tap = 0; tap < taps; tap++) store(weight[j][tap], w[j].weight[tap]);
+    for (int i = 0; i < LANES; i++, sum += vectors * LANES) {
+        lanes total[2];
+        for (int v = 0; v < vectors; v++) total[v] = load(sum + v * LANES);
+        for (int j = 0; j < together; j++)
+            for (int tap = 0; tap < taps; tap++) {
+                const float *from = source[j] + (w[j].place[i] + tap) * vectors * LANES;
+                for (int v = 0; v < vectors; v++) total[v] += weight[j][tap][i] * load(from + v * LANES);
+            }
+        for (int v = 0; v < vectors; v++) store(sum + v * LANES, total[v]);
+    }
+}
+
+static inline __attribute__((always_inline)) void take(const windows *w, int together, int taps,
+                                                       const float *const *source, int64_t line, float *sum,
+                                                       int64_t row, int64_t planes) {
+    (void)line, (void)row;
+    if (planes == LANES) take_beside(w, together, taps, source, sum, 1);
+    else if (planes) take_beside(w, together, taps, source, sum, 2);
+}
+#else
+#include <immintrin.h>
+
+static inline lanes pick(lanes low, lanes high, marks place) {
+    return (lanes)_mm512_permutex2var_ps((__m512)low, (__m512i)place, (__m512)high);
+}
+
 static inline __attribute__((always_inline)) void take(const windows *w, int together, int taps,
                                                        const float *const *source, int64_t line, float *sum,
                                                        int64_t row, int64_t planes) {
@@ -123,43 +140,48 @@ static inline __attribute__((always_inline)) void take(const windows *w, int tog
         store(sum + p * row, total[0] + total[1]);
     }
 }
+#endif
 
-/* Add to sixteen neighbours of all planes what they take of one or two lines (planes, MARGIN + along) each. */
+/* The same of lines (planes, MARGIN + along) each. */
 static void add(const windows *w, int together, int taps, const float *source, int64_t along, float *sum, int64_t row,
                 int64_t planes) {
     const int64_t line = along + MARGIN;
     const float *from[PAIR];
-    for (int j = 0; j < together; j++)
-        from[j] = source + j * planes * line + (w[j].base < -MARGIN ? 0 : MARGIN + least(w[j].base, along));
+    for (int j = 0; j < together; j++) {
+        const int64_t first = w[j].base < -MARGIN ? 0 : MARGIN + least(w[j].base, along);
+        from[j] = source + j * planes * line + at(0, first, line, planes);
+    }
     if (together < PAIR) take(w, 1, taps, from, line, sum, row, planes);
     else if (taps < TAPS) take(w, PAIR, TAPS - 1, from, line, sum, row, planes);
     else take(w, PAIR, TAPS, from, line, sum, row, planes);
 }
 
-/* A line in steps, or back from its end, and zeros behind it. */
-static void line_of(const float *from, int64_t step, int64_t along, float *to) {
-    for (int64_t k = 0; k < along; k++) to[k] = from[k * step];
-    memset(to + along, 0, MARGIN * sizeof(float));
-}
-
 /* source: batch members with lines, whose first numbers are `by_line` apart, along which numbers are `step` apart.
- * target: MARGIN zeros, then (lines, planes, along + MARGIN): planes are the members and their mirror images. Turned by
- * 180°, half of the lines are kept, the middle one once; else lines alone are reversed. */
+ * target: MARGIN zeros, then (lines, planes, along + MARGIN): planes are the members and their mirror images; side by
+ * side, (MARGIN + lines · (along + MARGIN), planes). Turned by 180°, half of the lines are kept, the middle one once;
+ * else lines alone are reversed. */
 void projector_planes(const float *source, float *target, int64_t batch, int64_t lines, int64_t along, int64_t by_line,
                       int64_t step, int64_t turned) {
-    const int64_t kept = turned ? (lines + 1) / 2 : lines, width = along + MARGIN;
-    memset(target, 0, MARGIN * sizeof(float));
+    const int64_t kept = turned ? (lines + 1) / 2 : lines, width = along + MARGIN, planes = planes_of(batch);
+    const int64_t apart = at(0, 1, width, planes);
+    memset(target, 0, MARGIN * apart * sizeof(float));
 #pragma omp parallel for schedule(static)
-    for (int64_t first = 0; first < kept; first += LANES)
+    for (int64_t first = 0; first < kept; first += LANES) {
+        const int64_t last = least(first + LANES, kept);
+        float *group = target + MARGIN * apart + first * planes * width;
+        memset(group, 0, (last - first) * planes * width * sizeof(float));
         for (int64_t s = 0; s < batch; s++)
-            for (int64_t l = first; l < least(first + LANES, kept); l++) {
+            for (int64_t l = first; l < last; l++) {
                 const float *member = source + s * lines * along;
                 const int64_t other = turned ? lines - 1 - l : l;
-                float *to = target + MARGIN + (l * 2 * batch + s) * width, *mirrored = to + batch * width;
-                line_of(member + l * by_line, step, along, to);
-                line_of(member + other * by_line + (along - 1) * step, -step, along, mirrored);
-                if (turned && other == l) memset(mirrored, 0, along * sizeof(float));
+                float *to = group + (l - first) * planes * width;
+                float *here = to + at(s, 0, width, planes), *mirrored = to + at(batch + s, 0, width, planes);
+                for (int64_t k = 0; k < along; k++) here[k * apart] = member[l * by_line + k * step];
+                if (turned && other == l) continue;
+                for (int64_t k = 0; k < along; k++)
+                    mirrored[k * apart] = member[other * by_line + (along - 1 - k) * step];
             }
+    }
 }
 
 static void project_tilt(const float *image, const int64_t *tilt, shape s, float *sum, int64_t planes, int64_t lines,
@@ -174,7 +196,8 @@ static void project_tilt(const float *image, const int64_t *tilt, shape s, float
             windows w[PAIR];
             for (int j = 0; j < together; j++)
                 strips(tilt[1] + u * tilt[2] + (l + j) * tilt[3] + lowest, step, s, w + j);
-            add(w, together, taps, image + l * planes * (along + MARGIN), along, sum + u, row, planes);
+            add(w, together, taps, image + l * planes * (along + MARGIN), along, sum + at(0, u, row, planes), row,
+                planes);
         }
 }
 
@@ -182,18 +205,19 @@ static void project_tilt(const float *image, const int64_t *tilt, shape s, float
  * column 0's strip begins on line 0, steps by column and by line; sinograms (batch, n_tilts, n_u). */
 void projector_forward(const float *upright, const float *turned, const int64_t *tilts, const shape *shapes,
                        float *sinograms, int64_t batch, int64_t n_z, int64_t n_x, int64_t n_tilts, int64_t n_u) {
-    const int64_t row = up(n_u, LANES);
+    const int64_t row = up(n_u, LANES), planes = planes_of(batch);
 #pragma omp parallel
     {
-        float *sum = aligned_alloc(64, row * 2 * batch * sizeof(float));
+        float *sum = aligned_alloc(64, row * planes * sizeof(float));
 #pragma omp for schedule(static)
         for (int64_t t = 0; t < n_tilts; t++) {
             const int64_t *tilt = tilts + 4 * t;
-            if (tilt[0]) project_tilt(turned, tilt, shapes[t], sum, 2 * batch, n_x, n_z, n_u);
-            else project_tilt(upright, tilt, shapes[t], sum, 2 * batch, n_z, n_x, n_u);
+            if (tilt[0]) project_tilt(turned, tilt, shapes[t], sum, planes, n_x, n_z, n_u);
+            else project_tilt(upright, tilt, shapes[t], sum, planes, n_z, n_x, n_u);
             for (int64_t s = 0; s < batch; s++) {
-                const float *half = sum + s * row, *other = half + batch * row + n_u - 1;
-                for (int64_t u = 0; u < n_u; u++) sinograms[(s * n_tilts + t) * n_u + u] = half[u] + other[-u];
+                float *out = sinograms + (s * n_tilts + t) * n_u;
+                for (int64_t u = 0; u < n_u; u++)
+                    out[u] = sum[at(s, u, row, planes)] + sum[at(batch + s, n_u - 1 - u, row, planes)];
             }
         }
         free(sum);
@@ -212,7 +236,8 @@ static void back_project_row(const float *source, const int64_t *tilts, const sh
                 const int64_t *tilt = tilts + 3 * (t + j);
                 pixels(tilt[0] + x * tilt[1] + z * tilt[2], step[t + j], shapes[t + j], w + j);
             }
-            add(w, together, TAPS - 1, source + t * planes * (n_u + MARGIN), n_u, sum + x, row, planes);
+            add(w, together, TAPS - 1, source + t * planes * (n_u + MARGIN), n_u, sum + at(0, x, row, planes), row,
+                planes);
         }
 }
 
@@ -220,20 +245,20 @@ static void back_project_row(const float *source, const int64_t *tilts, const sh
  * along x and z; slices (batch, n_z, n_x). */
 void projector_backward(const float *source, const int64_t *tilts, const shape *shapes, float *slices, int64_t batch,
                         int64_t n_z, int64_t n_x, int64_t n_tilts, int64_t n_u) {
-    const int64_t row = up(n_x, LANES);
+    const int64_t row = up(n_x, LANES), planes = planes_of(batch);
     places *step = aligned_alloc(64, n_tilts * sizeof(places));
     for (int64_t t = 0; t < n_tilts; t++) step[t] = steps(tilts[3 * t + 1]);
 #pragma omp parallel
     {
-        float *sum = aligned_alloc(64, row * 2 * batch * sizeof(float));
+        float *sum = aligned_alloc(64, row * planes * sizeof(float));
 #pragma omp for schedule(static)
         for (int64_t z = 0; z < (n_z + 1) / 2; z++) {
-            back_project_row(source, tilts, shapes, step, sum, 2 * batch, z, n_x, n_tilts, n_u);
+            back_project_row(source, tilts, shapes, step, sum, planes, z, n_x, n_tilts, n_u);
             for (int64_t s = 0; s < batch; s++) {
-                const float *here = sum + s * row, *other = here + batch * row + n_x - 1;
                 float *to = slices + s * n_z * n_x;
-                for (int64_t x = 0; x < n_x; x++) to[(n_z - 1 - z) * n_x + x] = other[-x];
-                memcpy(to + z * n_x, here, n_x * sizeof(float));
+                for (int64_t x = 0; x < n_x; x++)
+                    to[(n_z - 1 - z) * n_x + x] = sum[at(batch + s, n_x - 1 - x, row, planes)];
+                for (int64_t x = 0; x < n_x; x++) to[z * n_x + x] = sum[at(s, x, row, planes)];
             }
         }
         free(sum);
