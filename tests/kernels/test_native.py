@@ -134,3 +134,23 @@ def test_processes_that_make_it_at_the_same_time_all_get_it(tmp_path):
     both = [subprocess.Popen(SAYS, stdout=subprocess.PIPE, text=True, env=env) for _ in range(2)]
     assert [process.communicate(timeout=100)[0].strip() for process in both] == ["made", "made"]
     assert len(list((tmp_path / "tiltfield").iterdir())) == 1
+
+
+@pytest.mark.parametrize(
+    ("platform", "machine", "compiler", "wanted"),
+    [
+        ("linux", "x86_64", None, {"-fopenmp", "-march=native"}),
+        ("linux", "aarch64", None, {"-fopenmp", "-mcpu=native"}),
+        ("darwin", "arm64", None, {"-Xpreprocessor", "dynamic_lookup", "-mcpu=apple-m1"}),
+        ("darwin", "arm64", "gcc-14", {"-fopenmp", "-mcpu=apple-m1"}),
+    ],
+)
+def test_each_system_has_the_flags_its_compiler_knows(monkeypatch, platform, machine, compiler, wanted):
+    monkeypatch.setattr(native.sys, "platform", platform)
+    monkeypatch.setattr(native.platform, "machine", lambda: machine)
+    monkeypatch.delenv("CC", raising=False)
+    if compiler:
+        monkeypatch.setenv("CC", compiler)
+    flags = set(native._flags())
+    assert wanted <= flags
+    assert ("-undefined" in flags) == ("-Xpreprocessor" in wanted)

@@ -10,12 +10,14 @@
 #else
 #define LANES 8
 #endif
-#define LINE 64 /* bytes of a cache line */
 typedef float lanes __attribute__((vector_size(4 * LANES), aligned(4)));
 typedef int32_t marks __attribute__((vector_size(4 * LANES), aligned(4))); /* of a comparison: 0 or -1; or whole numbers */
 
 static inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 static inline int64_t up(int64_t value, int64_t of) { return (value + of - 1) / of * of; } /* to a multiple */
+
+/* Memory that begins with a cache line. */
+static inline void *room(int64_t bytes) { return aligned_alloc(64, (size_t)up(bytes + 1, 64)); }
 
 static inline lanes all(float value) { return value - (lanes){0}; }
 static inline lanes load(const float *from) { return *(const lanes *)from; }

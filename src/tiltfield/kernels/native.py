@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 SWITCH = "TILTFIELD_NATIVE"  # 0 in the environment: leave the kernels alone
-LANES = 16  # as in native.h
+LANES = 16  # a multiple of those in native.h
 HEADER = Path(__file__).with_name("native.h")
 _SECONDS = 120  # limit of the compilation
 _TYPES = {
@@ -96,10 +96,7 @@ def _library() -> tuple[ctypes.CDLL | None, str]:
     if compiler is None:
         return None, "there is no C compiler: install gcc or clang"
     sources = sorted(Path(__file__).parent.glob("native_*.c"))
-    arm = platform.machine() in ("arm64", "aarch64")
-    words = [*compiler.split(), "-O3", "-std=gnu11", "-fPIC", "-shared", "-fopenmp", "-ffp-contract=fast"]
-    words += ["-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros"]
-    words += ["-mcpu=native"] if arm else ["-march=native", "-mprefer-vector-width=512"]
+    words = [*compiler.split(), *_flags()]
     key = hashlib.sha256("\n".join([*words, _processor(), *(s.read_text() for s in [HEADER, *sources])]).encode())
     try:
         target = _cache() / f"native-{key.hexdigest()[:16]}.so"
@@ -109,6 +106,20 @@ def _library() -> tuple[ctypes.CDLL | None, str]:
     except (OSError, subprocess.SubprocessError) as error:
         said = getattr(error, "stderr", "") or str(error)
         return None, f"{compiler} could not make them: {said.strip().splitlines()[0] if said.strip() else error!r}"
+
+
+def _flags() -> list[str]:
+    """Return how to compile for this processor and system."""
+    mac, arm = sys.platform == "darwin", platform.machine() in ("arm64", "aarch64")
+    words = ["-O3", "-std=gnu11", "-fPIC", "-shared", "-ffp-contract=fast"]
+    words += ["-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros"]
+    if mac and "CC" not in os.environ:  # Apple's compiler comes without OpenMP: that of torch is there already
+        words += ["-Xpreprocessor", "-fopenmp", "-undefined", "dynamic_lookup"]
+    else:
+        words += ["-fopenmp"]
+    if arm:
+        return [*words, "-mcpu=apple-m1" if mac else "-mcpu=native"]
+    return [*words, "-march=native", "-mprefer-vector-width=512"]
 
 
 def _compile(words: list[str], target: Path) -> None:

@@ -210,7 +210,7 @@ void deep_forward(const float *given, const tile *weights, const float *biases, 
     const network w = made(n, n_given, width, depth, skip);
 #pragma omp parallel
     {
-        tile *first = aligned_alloc(64, 2 * BLOCK * (w.given + 2 * w.wide) * sizeof(tile));
+        tile *first = room(2 * BLOCK * (w.given + 2 * w.wide) * sizeof(tile));
         tile *hidden = first + 2 * BLOCK * w.given, *next = hidden + 2 * BLOCK * w.wide;
         begin_tiles();
 #pragma omp for schedule(static)
@@ -363,7 +363,7 @@ void deep_backward(const float *gradient, const tile *weights, const float *last
     for (int64_t t = 0; t < threads; t++) {
         const int64_t from = w.groups * t / threads, stop = w.groups * (t + 1) / threads;
         const int64_t tiles = 2 * CHUNK * w.wide, few = (depth + 1) * width;
-        tile *rows = aligned_alloc(64, 3 * tiles * sizeof(tile));
+        tile *rows = room(3 * tiles * sizeof(tile));
         memset(sums + (t + 1) * size - few, 0, few * sizeof(float));
         begin_tiles();
         for (int64_t g = from; g < stop; g += CHUNK) {

@@ -6,11 +6,11 @@
  * nodes is mixed of two planes, brought to the pixels along x, and kept for all rows of pixels beside it. The way back
  * is the adjoint: rows of pixels are summed for a row of nodes, which goes along x to the nodes of two planes.
  *
- * Along x, where pixels are in step with nodes, each takes of two neighbours in memory; elsewhere sixteen results at a
- * time are sums over the few values that give to them, with a vector of weights for each. */
+ * Along x, where pixels are in step with nodes, each takes of two neighbours in memory; elsewhere a vector of results
+ * is made of the few values that give to it, with a vector of weights for each. */
 #include "native.h"
 
-#include <omp.h>
+int omp_get_max_threads(void); /* of OpenMP, whose header Apple's compiler lacks */
 
 typedef struct { /* pixels of a level along an axis */
     int64_t pixels, nodes;
@@ -32,9 +32,6 @@ typedef struct {
 
 static int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
 
-/* Memory for so many vectors, each in a cache line of its own. */
-static void *room(int64_t vectors) { return aligned_alloc(sizeof(lanes), sizeof(lanes) * (size_t)(vectors + 1)); }
-
 /* What nodes give to pixels along an axis, or, back, pixels to nodes. */
 static band make_band(axis x, int back) {
     const int64_t results = back ? x.nodes : x.pixels, values = back ? x.pixels : x.nodes, blocks = up(results, LANES) / LANES;
@@ -50,7 +47,7 @@ static band make_band(axis x, int back) {
         }
     int64_t vectors = 0;
     for (int64_t i = 0; i < blocks; i++) vectors += most(0, made.last[i] - made.first[i]);
-    lanes *next = made.memory = room(vectors);
+    lanes *next = made.memory = room(vectors * sizeof(lanes));
     memset(next, 0, sizeof(lanes) * (size_t)vectors);
     for (int64_t i = 0; i < blocks; i++) {
         made.weights[i] = next;
@@ -137,7 +134,7 @@ static workspace make_workspace(const level *levels, int64_t n_levels) {
     const int64_t pixels = up(levels[0].x.pixels, LANES);
     int64_t nodes = 0;
     for (int64_t l = 0; l < n_levels; l++) nodes = most(nodes, up(levels[l].x.nodes, LANES));
-    float *memory = room((2 * pixels + nodes) / LANES);
+    float *memory = room((2 * pixels + nodes) * sizeof(float));
     return (workspace){{memory, memory + pixels}, memory + 2 * pixels, {-1, -1}};
 }
 

@@ -73,8 +73,8 @@ void perceptron_forward(const float *x, const float *affine, const float *outer,
     float *packed = in_groups(affine, hidden, channels + 1);
 #pragma omp parallel
     {
-        lanes *points = aligned_alloc(64, (channels + 1) * NEAR * sizeof(lanes));
-        marks *marked = aligned_alloc(64, words * NEAR * sizeof(marks));
+        lanes *points = room((channels + 1) * NEAR * sizeof(lanes));
+        marks *marked = room(words * NEAR * sizeof(marks));
 #pragma omp for schedule(static)
         for (int64_t t = 0; t < tiles; t++) {
             lanes out[NEAR];
@@ -147,9 +147,9 @@ void perceptron_backward(const float *x, const float *g, const int32_t *on, cons
     for (int64_t h = 0; h < hidden; h++) memcpy(padded + h * wide, back + h * channels, channels * sizeof(float));
 #pragma omp parallel for schedule(static)
     for (int64_t part = 0; part < parts; part++) {
-        lanes *points = aligned_alloc(64, wide * FAR * sizeof(lanes)), *out = aligned_alloc(64, wide * FAR * sizeof(lanes));
-        lanes *masked = aligned_alloc(64, high * FAR * sizeof(lanes)), gradient[FAR];
-        lanes *sums = aligned_alloc(64, high * wide * sizeof(lanes)), *biases = aligned_alloc(64, high * sizeof(lanes));
+        lanes *points = room(wide * FAR * sizeof(lanes)), *out = room(wide * FAR * sizeof(lanes));
+        lanes *masked = room(high * FAR * sizeof(lanes)), gradient[FAR];
+        lanes *sums = room(high * wide * sizeof(lanes)), *biases = room(high * sizeof(lanes));
         memset(points, 0, wide * FAR * sizeof(lanes));
         memset(masked, 0, high * FAR * sizeof(lanes));
         memset(sums, 0, high * wide * sizeof(lanes));

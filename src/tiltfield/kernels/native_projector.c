@@ -208,7 +208,7 @@ void projector_forward(const float *upright, const float *turned, const int64_t 
     const int64_t row = up(n_u, LANES), planes = planes_of(batch);
 #pragma omp parallel
     {
-        float *sum = aligned_alloc(64, row * planes * sizeof(float));
+        float *sum = room(row * planes * sizeof(float));
 #pragma omp for schedule(static)
         for (int64_t t = 0; t < n_tilts; t++) {
             const int64_t *tilt = tilts + 4 * t;
@@ -246,11 +246,11 @@ static void back_project_row(const float *source, const int64_t *tilts, const sh
 void projector_backward(const float *source, const int64_t *tilts, const shape *shapes, float *slices, int64_t batch,
                         int64_t n_z, int64_t n_x, int64_t n_tilts, int64_t n_u) {
     const int64_t row = up(n_x, LANES), planes = planes_of(batch);
-    places *step = aligned_alloc(64, n_tilts * sizeof(places));
+    places *step = room(n_tilts * sizeof(places));
     for (int64_t t = 0; t < n_tilts; t++) step[t] = steps(tilts[3 * t + 1]);
 #pragma omp parallel
     {
-        float *sum = aligned_alloc(64, row * planes * sizeof(float));
+        float *sum = room(row * planes * sizeof(float));
 #pragma omp for schedule(static)
         for (int64_t z = 0; z < (n_z + 1) / 2; z++) {
             back_project_row(source, tilts, shapes, step, sum, planes, z, n_x, n_tilts, n_u);

@@ -59,7 +59,7 @@ static lanes between(const float *row, place where_) {
     return low + where_.share * (next - low);
 }
 
-/* All layers of sixteen pixels; returns z, and log dz/dn in `log_det`. */
+/* All layers of a vector of pixels; returns z, and log dz/dn in `log_det`. */
 static lanes through(layer *layers, const layer *free_layers, lanes noise, lanes base, place there, const float *table,
                      int64_t pairs, int64_t nodes, lanes *log_det, lanes *scaled) {
     lanes log_sigma = base + between(table, there), value = *scaled = noise * exp_of(-log_sigma);

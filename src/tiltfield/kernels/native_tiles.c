@@ -36,7 +36,7 @@ typedef struct {
 
 static void *many(int64_t count, size_t size) {
     size_t bytes = up(count * size, 64);
-    return memset(aligned_alloc(64, bytes), 0, bytes);
+    return memset(room(bytes), 0, bytes);
 }
 
 /* Rounded to bfloat16, and what that leaves; of two numbers at each place. */
