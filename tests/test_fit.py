@@ -142,10 +142,10 @@ def test_the_held_out_pixels_judge_the_passes():
 def test_each_pass_visits_every_slice(rows, block, monkeypatch):
     problem, seen, passes = make_problem(rows=rows), set(), []
 
-    def slices(density, box, which):
+    def slices(density, box, which, among):
         assert len(range(rows)[which]) == min(block, rows)  # the total variation sees as many slices in every step
         seen.update(range(rows)[which])
-        return slices_of(density, box, which)
+        return slices_of(density, box, which, among)
 
     def watch(state, done, figures):
         if not state.queue:

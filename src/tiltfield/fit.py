@@ -92,7 +92,8 @@ def step(problem: Problem, state: FitState, schedule: Schedule, done: float) -> 
     rows = ranks.share(block)
     seen = problem.seen_by(rows)
     prior_rows = slice(rows.start, min(rows.stop + 1, block.stop))  # the variation of a share ends in the next one
-    wide = slices_of(state.field, problem.box, slice(seen.start, max(seen.stop, prior_rows.stop)))
+    evaluated = slice(seen.start, max(seen.stop, prior_rows.stop))
+    wide = slices_of(state.field, problem.box, evaluated, problem.seen_by(block))
     clean = problem.image(
         wide[: seen.stop - seen.start], state.contrast, rows.start - seen.start, seen.stop - rows.stop
     )
@@ -197,7 +198,7 @@ def fit(
     state.interrupted = None
     schedule = fitting(schedule, state)
     total = schedule.steps(problem.box.n_y)
-    clock = time.perf_counter() - state.elapsed
+    state.began = time.perf_counter() - state.elapsed
     try:
         with ranks.between_steps():
             while (done := _done(state, schedule, total)) < 1:
@@ -208,7 +209,7 @@ def fit(
                 if figures is None:
                     schedule, total = _halve(problem, state, schedule)
                     continue
-                state.elapsed, asked_to_stop = ranks.heard(time.perf_counter() - clock)
+                state.elapsed, asked_to_stop = state.told or ranks.heard(time.perf_counter() - state.began)
                 if _diverged(state, figures["loss"]):
                     outcome = Outcome.DIVERGED
                     break

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -42,6 +43,8 @@ class FitState:
     best_pass: int = 0
     best: dict[str, Any] = field(default_factory=dict)
     curve: list[float] = field(default_factory=list)
+    began: float = 0.0  # on the clock of time.perf_counter
+    told: tuple[float, bool] | None = None  # in the last step, if several share it: the time, and whether to stop
     halvings: int = 0  # of the steps' size, as the GPU's memory was short
     interrupted: dict[str, Any] | None = None  # the state_dict of the moment, before the best parameters were restored
 
@@ -73,7 +76,7 @@ class FitState:
             loss.backward()
             parts.append(loss.detach().double())
         told = torch.stack([sum(parts[1:], parts[0]), *(figure.detach().double() for figure in figures)])
-        values: list[float] = _pooled(self.optimisers, told).tolist()
+        values, self.told = _pooled(self.optimisers, told, self.began)
         if math.isfinite(values[0]):
             for optimiser in self.optimisers:
                 for group in optimiser.param_groups:
@@ -127,22 +130,27 @@ class FitState:
             self.held_sum, self.held_square, self.held_count = 0.0, 0.0, 0
 
 
-def _pooled(optimisers: Iterable[torch.optim.Optimizer], told: Tensor) -> Tensor:
-    """Return figures summed over the processes that share the step, and leave the gradients, summed likewise."""
+def _pooled(
+    optimisers: Iterable[torch.optim.Optimizer], told: Tensor, began: float
+) -> tuple[list[float], tuple[float, bool] | None]:
+    """Return figures summed over the processes that share the step, and what `FitState.told` is to be.
+
+    The gradients are left summed likewise. All goes in one exchange, as each is one more time to wait for the slowest.
+    """
     if ranks.count() == 1:
-        return told
+        return told.tolist(), None
     windowed = [optimiser for optimiser in optimisers if isinstance(optimiser, WindowAdam)]
     groups = [group for optimiser in optimisers if optimiser not in windowed for group in optimiser.param_groups]
     plain = [parameter for group in groups for parameter in group["params"]]
-    spans = [span for optimiser in windowed for span in optimiser.spans()]
-    here = [int(parameter.grad is not None) for parameter in plain]
-    ends = iter(ranks.greatest([*here, *(-first for first, _ in spans), *(stop for _, stop in spans)]))
-    wanted = [parameter for parameter in plain if next(ends)]
-    firsts, stops = [-next(ends) for _ in spans], [next(ends) for _ in spans]
-    for parameter in wanted:
+    wide = [gradient for optimiser in windowed for gradient in optimiser.join()]
+    there = [float(parameter.grad is not None) for parameter in plain]
+    for parameter in plain:
         parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-    both = iter(zip(firsts, stops, strict=True))
-    wide = [gradient for optimiser in windowed for gradient in optimiser.widen([next(both) for _ in optimiser.tables])]
-    told = told.float()  # as the gradients are
-    ranks.add([told, *(parameter.grad for parameter in wanted), *wide])
-    return told
+    news = told.new_tensor([*ranks.news(time.perf_counter() - began), *there])
+    both = torch.cat([told, news]).float()  # as the gradients are
+    ranks.add([both, *(parameter.grad for parameter in plain), *wide])
+    values, (seconds, asked), there = (part.tolist() for part in both.split([len(told), 2, len(plain)]))
+    for parameter, count in zip(plain, there, strict=True):
+        if not count:
+            parameter.grad = None
+    return values, (seconds, asked > 0)

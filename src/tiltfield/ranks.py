@@ -266,6 +266,15 @@ def clock(seconds: float) -> float:
     return seconds
 
 
+def news(seconds: float) -> tuple[float, float]:
+    """Return two figures whose sums over the processes are the first one's time, and above 0 if any was asked to stop.
+
+    Args:
+        seconds: this one's.
+    """
+    return 0.0 if index() else seconds, float(_asked_to_stop)
+
+
 def heard(seconds: float) -> tuple[float, bool]:
     """Return the first process's time, and whether any was asked to stop, which then is for :func:`stop` to do.
 
@@ -276,7 +285,7 @@ def heard(seconds: float) -> tuple[float, bool]:
         return seconds, _asked_to_stop
     import torch
 
-    told = torch.tensor([0.0 if index() else seconds, float(_asked_to_stop)], dtype=torch.float64)
+    told = torch.tensor(news(seconds), dtype=torch.float64)
     _combine([told])
     return float(told[0]), bool(told[1] > 0)
 

@@ -17,20 +17,22 @@ from tiltfield.problem import Problem
 HELD_ROWS = 32  # rows whose held-out pixels are judged at a time
 
 
-def slices_of(density: Field, box: Box, rows: slice) -> Tensor:
+def slices_of(density: Field, box: Box, rows: slice, among: slice | None = None) -> Tensor:
     """Return the field on the pixel grid of some rows.
 
     Args:
         density: the field.
         box: region of the problem.
         rows: which rows.
+        among: all rows that processes together evaluate now, if others have others of them.
 
     Returns:
         shape (rows, n_z, n_x).
     """
     device = next(density.parameters()).device
     z, y, x = (_axis(n, device) for n in box.shape)
-    return density.slices(z, y[rows], x)
+    among = among or rows
+    return density.slices(z, y[among], x, slice(rows.start - among.start, rows.stop - among.start))
 
 
 @functools.lru_cache(maxsize=16)

@@ -48,7 +48,7 @@ class SharedMemory:
             self._memory = mmap.mmap(file.fileno(), bytes_for(n))
         self._index, self._pids, self._turn = index, pids, 0
         heads = memoryview(self._memory)[: n * LINE].cast("q")
-        self._turns, self._left = heads[:: LINE // 8], heads[1 :: LINE // 8]
+        self._turns, self._left, *self._sizes = (heads[k :: LINE // 8] for k in range(4))
         self._slots = np.frombuffer(self._memory, np.uint8, offset=n * LINE).reshape(2, n, -1)
 
     def combine(self, arrays: Sequence[np.ndarray], *, largest: bool = False) -> None:
@@ -60,16 +60,18 @@ class SharedMemory:
 
         Raises:
             LostError: if another process has ended.
+            ValueError: if another has not as many numbers.
         """
         flat = [array.reshape(-1) for array in arrays]  # a view, if its numbers lie side by side
         by = np.maximum if largest else np.add
+        size = sum(len(array) for array in flat)
         for parts in _batches(flat, self._slots.shape[2] // arrays[0].itemsize):
             slots = [slot.view(arrays[0].dtype) for slot in self._slots[self._turn % 2]]
             ends = list(itertools.accumulate((len(part) for part in parts), initial=0))
             places = [slice(*pair) for pair in itertools.pairwise(ends)]
             for part, place in zip(parts, places, strict=True):
                 slots[self._index][place] = part
-            self._meet()
+            self._meet(size)
             for part, place in zip(parts, places, strict=True):
                 by(slots[0][place], slots[1][place], out=part)
                 for slot in slots[2:]:
@@ -82,11 +84,16 @@ class SharedMemory:
         """Let the others know that this process takes no further part."""
         self._left[self._index] = 1
 
-    def _meet(self) -> None:
+    def _meet(self, size: int) -> None:
+        """Wait until all have come to this turn, and hear of each how many numbers it has."""
         self._turn += 1
+        sizes = self._sizes[self._turn % 2]
+        sizes[self._index] = size
         self._turns[self._index] = self._turn
         for other in range(len(self._pids)):
             self._wait(other)
+        if len(set(sizes)) > 1:
+            raise ValueError(f"expected as many numbers of each process, got {list(sizes)}: please report this")
 
     def _wait(self, other: int) -> None:
         """Wait until another process has come to the turn of this one."""

@@ -142,9 +142,24 @@ def test_a_window_of_no_planes_moves_nothing():
     parameter = table()
     before = parameter.detach().clone()
     optimiser = WindowAdam([parameter], lr=0.1)
-    optimiser.widen([(len(parameter), 0)])
+    (joint,) = optimiser.join()
+    assert joint.shape == (0, *parameter.shape[1:])
     optimiser.step()
     assert torch.equal(parameter, before)
+
+
+def test_windows_join_to_one_around_all():
+    whole, parted = table(), table()
+    a, b = (WindowAdam([parameter], lr=0.1) for parameter in (whole, parted))
+    loss_of(whole, 1, 4).backward()
+    (alone,) = a.join()
+    assert alone is whole.windows[0][1]
+    for first, count in ((3, 2), (1, 1)):
+        loss_of(parted, first, count).backward()
+    (joint,) = b.join()
+    assert parted.windows == [(1, joint)]
+    assert len(joint) == 4
+    assert not joint[1].any()
 
 
 def test_called_directly_adam_is_torchs():

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+ALL = slice(None)
+
 
 @dataclass(frozen=True)
 class Box:
@@ -44,18 +46,20 @@ class Field(nn.Module):
         """
         raise NotImplementedError
 
-    def slices(self, z: Tensor, y: Tensor, x: Tensor) -> Tensor:
+    def slices(self, z: Tensor, y: Tensor, x: Tensor, only: slice = ALL) -> Tensor:
         """Return the density on the grid spanned by three axes; the same as `forward` on its points.
 
         Args:
             z: centred coordinates, pixels, shape (n_z,).
             y: shape (n_y,).
             x: shape (n_x,).
+            only: which of y are wanted. The others are those of processes with which gradients are summed: what is read
+                of large tables is the same for all of them.
 
         Returns:
-            density, shape (n_y, n_z, n_x): one (z, x) slice for each y.
+            density, shape (n_y, n_z, n_x): one (z, x) slice for each y that is wanted.
         """
-        grid = torch.meshgrid(y, z, x, indexing="ij")
+        grid = torch.meshgrid(y[only], z, x, indexing="ij")
         return self(torch.stack([grid[1], grid[0], grid[2]], dim=-1))
 
     def project_(self) -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from tiltfield import kernels
-from tiltfield.fields.base import Box, Field
+from tiltfield.fields.base import ALL, Box, Field
 from tiltfield.kernels.density import density
 from tiltfield.kernels.interpolation import Between, Places, between, interpolate
 from tiltfield.kernels.perceptron import perceptron
@@ -172,15 +172,15 @@ class HashGrid(Field):
         features = torch.cat([level(points.reshape(-1, 3)) for level in self.levels], dim=-1)
         return self.decode(features.T).reshape(points.shape[:-1])
 
-    def slices(self, z: Tensor, y: Tensor, x: Tensor) -> Tensor:
+    def slices(self, z: Tensor, y: Tensor, x: Tensor, only: slice = ALL) -> Tensor:
         """Return the density on a grid, shape (n_y, n_z, n_x), without gradient in the coordinates."""
         levels = [cast(GridLevel, level) for level in self.levels]
         table = levels[0].table
         if kernels.usable(table.device, table.dtype):
-            features = _encoded(levels, z, y, x).flatten(2)
+            features = _encoded(levels, z, y, x, only).flatten(2)
         else:
-            features = interpolate(*_around(levels, self._among(y), self._across(z, x))).flatten(1)
-        return self.decode(features).reshape(len(y), len(z), len(x))
+            features = interpolate(*_around(levels, self._among(y, only), self._across(z, x))).flatten(1)
+        return self.decode(features).reshape(-1, len(z), len(x))
 
     def _across(self, z: Tensor, x: Tensor) -> tuple[Between, Between]:
         """Return where the pixels of a slice lie, kept for the next block of slices on the same grid."""
@@ -188,13 +188,13 @@ class HashGrid(Field):
             self._kept = z, x, _across([cast(GridLevel, level) for level in self.levels], z, x)
         return self._kept[2]
 
-    def _among(self, y: Tensor) -> tuple[list[int], Between]:
+    def _among(self, y: Tensor, only: slice) -> tuple[list[int], Between]:
         """Return where rows lie, kept for the next time that they are asked for."""
-        rows = (y.dtype, y.device, *y.tolist())
+        rows = (y.dtype, y.device, only.start, only.stop, *y.tolist())
         if rows not in self._rows:
             if len(self._rows) == KEPT_ROWS:
                 self._rows.clear()
-            self._rows[rows] = _among([cast(GridLevel, level) for level in self.levels], y)
+            self._rows[rows] = _among([cast(GridLevel, level) for level in self.levels], y, only)
         return self._rows[rows]
 
     def groups(self, learning_rate: float) -> list[dict]:
@@ -245,12 +245,13 @@ def _between(levels: list[GridLevel], coordinate: Tensor, axis: int) -> Between:
     return between(_position(coordinate, levels[0].reach[axis], cell, last), nodes)
 
 
-def _among(levels: list[GridLevel], y: Tensor) -> tuple[list[int], Between]:
-    """Return the first plane around some rows in every level, and where the rows lie among the planes from there on."""
+def _among(levels: list[GridLevel], y: Tensor, only: slice) -> tuple[list[int], Between]:
+    """Return the first plane around rows in every level, and where some lie among the planes from there on."""
     rows = _between(levels, y, 1)
     first = rows.low.amin(1, keepdim=True)
     count = (rows.low.amax(1, keepdim=True) + 2 - first).flatten().tolist()
-    return first.flatten().tolist(), Between(rows.low - first, rows.after, count)
+    low, after = (part[:, only].contiguous() for part in (rows.low - first, rows.after))
+    return first.flatten().tolist(), Between(low, after, count)
 
 
 def _planes(levels: list[GridLevel], first: list[int], count: Sequence[int]) -> list[Tensor]:
@@ -272,14 +273,14 @@ def _around(
     return [level.at_nodes(p) for level, p in zip(levels, planes, strict=True)], Places(among, *across)
 
 
-def _encoded(levels: list[GridLevel], z: Tensor, y: Tensor, x: Tensor) -> Tensor:
+def _encoded(levels: list[GridLevel], z: Tensor, y: Tensor, x: Tensor, only: slice) -> Tensor:
     """Return the features of all levels on an evenly spaced grid, by the GPU's kernels."""
     from tiltfield.kernels.gpu_encoding import encode
 
     ends, rows = torch.cat([z[:1], z[-1:], x[:1], x[-1:], y]).cpu().split([4, len(y)])  # the GPU is asked once
     top, bottom, left, right = ends.tolist()
     lattices = [level.lattice((top, bottom, len(z)), (left, right, len(x))) for level in levels]
-    first, among = _among(levels, rows)  # places on the CPU: they ask nothing of the GPU
+    first, among = _among(levels, rows, only)  # places on the CPU: they ask nothing of the GPU
     planes = _planes(levels, first, among.nodes)
     mixed = [torch.tensordot(among.matrix(i).to(p.device), p, 1) for i, p in enumerate(planes)]
     return encode(mixed, lattices)

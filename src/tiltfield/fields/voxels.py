@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from tiltfield.fields.base import Box, Field, linear_weights
+from tiltfield.fields.base import ALL, Box, Field, linear_weights
 
 
 class Voxels(Field):
@@ -37,9 +37,9 @@ class Voxels(Field):
         )
         return self.scale * sampled.reshape(points.shape[:-1])
 
-    def slices(self, z: Tensor, y: Tensor, x: Tensor) -> Tensor:
+    def slices(self, z: Tensor, y: Tensor, x: Tensor, only: slice = ALL) -> Tensor:
         """Return the density on a grid, shape (n_y, n_z, n_x)."""
-        position = (y + (self.box.n_y - 1) / 2).clamp(0, self.box.n_y - 1)
+        position = (y[only] + (self.box.n_y - 1) / 2).clamp(0, self.box.n_y - 1)
         first = int(position.min().floor())
         count = min(int(position.max().floor()) + 2, self.box.n_y) - first
         planes = self.scale * self._nodes(slice(first, first + count))

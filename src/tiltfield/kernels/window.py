@@ -121,28 +121,20 @@ class WindowAdam(Direct):
         """Return all of them."""
         return [table for group in self.param_groups for table in group["params"]]
 
-    def spans(self) -> list[tuple[int, int]]:
-        """Return, for each table, the first plane that has a gradient and the one behind the last; (len, 0) if none."""
-        ends = [[(first, first + len(g)) for first, g in _gradients(table)] for table in self.tables]
-        return [
-            (min((first for first, _ in e), default=len(table)), max((stop for _, stop in e), default=0))
-            for table, e in zip(self.tables, ends, strict=True)
-        ]
-
-    def widen(self, spans: Iterable[tuple[int, int]]) -> list[Tensor]:
-        """Return the gradients, which wait for :meth:`step`, of wider windows, zero where there was none.
-
-        Args:
-            spans: for each table, as :meth:`spans` gives them, these at least.
-        """
-        wide = []
-        for table, (first, stop) in zip(self.tables, spans, strict=True):
-            total = table.new_zeros(max(0, stop - first), *table.shape[1:])
-            for start, gradient in _gradients(table):
-                total[start - first : start - first + len(gradient)] += gradient
-            table.grad, table.windows = None, [(first, total)]
-            wide.append(total)
-        return wide
+    def join(self) -> list[Tensor]:
+        """Return the gradients, which wait for :meth:`step`, of one window of each table, around all that were read."""
+        joint = []
+        for table in self.tables:
+            if len(table.windows) != 1 or table.grad is not None:
+                parts = _gradients(table)
+                first = min((start for start, _ in parts), default=0)
+                stop = max((start + len(gradient) for start, gradient in parts), default=0)
+                total = table.new_zeros(stop - first, *table.shape[1:])
+                for start, gradient in parts:
+                    total[start - first : start - first + len(gradient)] += gradient
+                table.grad, table.windows = None, [(first, total)]
+            joint.append(table.windows[0][1])
+        return joint
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
