@@ -30,6 +30,7 @@ CASES = {
     "voxels": {"field": "voxels"},
     "flow": {"field": "hashgrid", "noise": "flow"},
     "blurred": {"field": "hashgrid", "blur": True},
+    "fewer slices than processes": {"field": "hashgrid", "rows": 1},
 }
 
 
@@ -39,9 +40,9 @@ def free_port():
         return probe.getsockname()[1]
 
 
-def fitted(field, noise="poisson-gaussian", blur=False):
+def fitted(field, noise="poisson-gaussian", blur=False, rows=ROWS):
     """A short fit whose last blocks are odd: parameters, curve, volume and images."""
-    problem = make_problem(rows=ROWS)
+    problem = make_problem(rows=rows)
     if blur:
         problem = replace(problem, blur=Defocus.of("linear", 1.0, np.arange(-60, 61, 10), 16))
     schedule = replace(SCHEDULE, passes=3, block=5, learning_rate=5e-3)

@@ -24,6 +24,7 @@ from tiltfield.contrast import Contrast
 from tiltfield.errors import InputError
 from tiltfield.fields.base import Field
 from tiltfield.fitstate import FitState
+from tiltfield.halo import with_next
 from tiltfield.kernels.window import Adam, WindowAdam
 from tiltfield.noise.base import NoiseModel
 from tiltfield.problem import Problem
@@ -91,8 +92,7 @@ def step(problem: Problem, state: FitState, schedule: Schedule, done: float) -> 
     block = slice(first, min(first + schedule.block, problem.box.n_y))
     rows = ranks.share(block)
     seen = problem.seen_by(rows)
-    prior_rows = slice(rows.start, min(rows.stop + 1, block.stop))  # the variation of a share ends in the next one
-    evaluated = slice(seen.start, max(seen.stop, prior_rows.stop))
+    evaluated = slice(seen.start, max(seen.stop, rows.start + 1))  # who has no share sums up gradients all the same
     wide = slices_of(state.field, problem.box, evaluated, problem.seen_by(block))
     clean = problem.image(
         wide[: seen.stop - seen.start], state.contrast, rows.start - seen.start, seen.stop - rows.stop
@@ -101,7 +101,10 @@ def step(problem: Problem, state: FitState, schedule: Schedule, done: float) -> 
     whole = problem.rows(block.start, block.stop)
     part = whole.rows(rows.start - block.start, rows.stop - block.start)
     nll, held = _likelihood(state, part, clean, whole.used)
-    density = wide[rows.start - seen.start : prior_rows.stop - seen.start]
+    if ranks.count() == 1 or problem.reach > 0:
+        density = wide[rows.start - seen.start : min(rows.stop + 1, block.stop) - seen.start]
+    else:
+        density = with_next(wide[: rows.stop - rows.start])
     variation, prior = _prior(problem, density, rows, block)
     columns = problem.box.n_x / problem.observed.shape[2]  # so that the weight does not depend on the padding
     loss = nll + schedule.tv_weight * columns * prior
@@ -142,7 +145,7 @@ def _prior(problem: Problem, density: Tensor, rows: slice, block: slice) -> tupl
 
     Args:
         problem: gives scale and margin.
-        density: of these rows, and of the next if the block has it.
+        density: of these rows, and of the next if the block has it: there the variation of a share ends.
         rows: which.
         block: of which they are a share.
     """

@@ -51,10 +51,14 @@ class Problem:
     blur: Defocus | None = None
     device: torch.device | None = None
 
+    @property
+    def reach(self) -> int:
+        """Return how many rows off slices are seen in an image."""
+        return 0 if self.blur is None else self.blur.halo
+
     def seen_by(self, rows: slice) -> slice:
         """Return the rows whose slices are seen in some rows of the images: these, and their neighbours if blurred."""
-        reach = 0 if self.blur is None else self.blur.halo
-        return slice(max(0, rows.start - reach), min(self.box.n_y, rows.stop + reach))
+        return slice(max(0, rows.start - self.reach), min(self.box.n_y, rows.stop + self.reach))
 
     def image(self, density: Tensor, contrast: Contrast, before: int = 0, after: int = 0) -> Tensor:
         """Return the clean images of slices, shape (row, tilt, col).
