@@ -38,6 +38,10 @@ def at_once(function, members, *more):
         return list(pool.map(function, members, *more))
 
 
+def combine(member, arrays):
+    member.combining(arrays)()
+
+
 @pytest.mark.parametrize("kind", [np.float32, np.float64, np.int64])
 @pytest.mark.parametrize("largest", [False, True])
 @pytest.mark.parametrize("n", [2, N])
@@ -48,7 +52,7 @@ def test_all_get_the_same_sums_or_largest(members, n, kind, largest):
     def take_part(member, index):
         found = [values[index].copy() for values in rounds]
         for values in found:
-            member.combine([values], largest=largest)
+            member.combining([values], largest=largest)()
         return found
 
     found = at_once(take_part, members(n), range(n))
@@ -64,13 +68,13 @@ def test_what_does_not_fit_at_once_comes_in_parts(members, monkeypatch):
     assert bytes_for(N) == N * LINE + 2 * N * 2 * LINE
     given = np.arange(N * 1001.0).reshape(N, 1001)
     found = [[values[:700].copy(), values[700:].copy()] for values in given]
-    at_once(SharedMemory.combine, members(N), found)
+    at_once(combine, members(N), found)
     assert all(np.array_equal(np.concatenate(arrays), given.sum(axis=0)) for arrays in found)
 
 
 def test_what_does_not_lie_side_by_side_is_combined_in_place(members):
     found = [np.arange(24.0).reshape(4, 6).T for _ in range(N)]
-    at_once(SharedMemory.combine, members(N), [[values] for values in found])
+    at_once(combine, members(N), [[values] for values in found])
     assert all(np.array_equal(values, N * np.arange(24.0).reshape(4, 6).T) for values in found)
 
 
@@ -79,7 +83,7 @@ def test_who_is_late_is_waited_for(members):
         values = np.ones(2)
         for turn in range(6):
             time.sleep(0.05 * (turn % N == index))
-            member.combine([values])
+            member.combining([values])()
         return values
 
     assert [values.tolist() for values in at_once(take_part, members(N), range(N))] == [[3.0**6] * 2] * N
@@ -88,7 +92,7 @@ def test_who_is_late_is_waited_for(members):
 def test_who_leaves_after_the_last_turn_is_not_missed(members):
     def take_part(member, index):
         values = np.ones(1)
-        member.combine([values])
+        member.combining([values])()
         member.leave()
         return values[0]
 
@@ -100,7 +104,7 @@ def test_who_has_left_is_not_waited_for(members):
     one, other = members(2)
     other.leave()
     with pytest.raises(LostError, match="process 1 has ended"):
-        one.combine([np.ones(3)])
+        one.combining([np.ones(3)])()
 
 
 def test_who_was_killed_is_not_waited_for(members, monkeypatch):
@@ -109,7 +113,7 @@ def test_who_was_killed_is_not_waited_for(members, monkeypatch):
     gone.wait()
     one, _ = members(2, [os.getpid(), gone.pid])
     with pytest.raises(LostError, match="process 1 has ended"):
-        one.combine([np.ones(3)])
+        one.combining([np.ones(3)])()
 
 
 def test_no_file_where_there_is_no_room_or_no_order_of_writes(monkeypatch):
@@ -120,3 +124,22 @@ def test_no_file_where_there_is_no_room_or_no_order_of_writes(monkeypatch):
     monkeypatch.setattr(platform, "machine", lambda: "aarch64")
     assert new_file(2) is None
     assert set(Path("/dev/shm").glob("tiltfield-*")) == before
+
+
+def test_who_begins_does_not_wait_before_the_end(members):
+    one, other = members(2)
+    mine, theirs = np.ones(3), np.full(3, 2.0)
+    end = one.combining([mine])
+    combine(other, [theirs])
+    end()
+    assert np.array_equal(mine, np.full(3, 3.0))
+    assert np.array_equal(theirs, mine)
+
+
+def test_as_many_numbers_are_expected_of_each(members):
+    def take_part(member, count):
+        with pytest.raises(ValueError, match=r"as many numbers of each process, got \[3, 4\]"):
+            combine(member, [np.ones(count)])
+        return True
+
+    assert all(at_once(take_part, members(2), [3, 4]))

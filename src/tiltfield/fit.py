@@ -24,7 +24,7 @@ from tiltfield.contrast import Contrast
 from tiltfield.errors import InputError
 from tiltfield.fields.base import Field
 from tiltfield.fitstate import FitState
-from tiltfield.halo import with_next
+from tiltfield.halo import Halo
 from tiltfield.kernels.window import Adam, WindowAdam
 from tiltfield.noise.base import NoiseModel
 from tiltfield.problem import Problem
@@ -94,6 +94,8 @@ def step(problem: Problem, state: FitState, schedule: Schedule, done: float) -> 
     seen = problem.seen_by(rows)
     evaluated = slice(seen.start, max(seen.stop, rows.start + 1))  # who has no share sums up gradients all the same
     wide = slices_of(state.field, problem.box, evaluated, problem.seen_by(block))
+    halo = Halo(wide[: rows.stop - rows.start]) if ranks.count() > 1 and problem.reach == 0 else None
+    wide = wide if halo is None else halo.own
     clean = problem.image(
         wide[: seen.stop - seen.start], state.contrast, rows.start - seen.start, seen.stop - rows.stop
     )
@@ -101,10 +103,8 @@ def step(problem: Problem, state: FitState, schedule: Schedule, done: float) -> 
     whole = problem.rows(block.start, block.stop)
     part = whole.rows(rows.start - block.start, rows.stop - block.start)
     nll, held = _likelihood(state, part, clean, whole.used)
-    if ranks.count() == 1 or problem.reach > 0:
-        density = wide[rows.start - seen.start : min(rows.stop + 1, block.stop) - seen.start]
-    else:
-        density = with_next(wide[: rows.stop - rows.start])
+    and_next = wide[rows.start - seen.start : min(rows.stop + 1, block.stop) - seen.start]
+    density = and_next if halo is None else halo.with_next()
     variation, prior = _prior(problem, density, rows, block)
     columns = problem.box.n_x / problem.observed.shape[2]  # so that the weight does not depend on the padding
     loss = nll + schedule.tv_weight * columns * prior

@@ -102,18 +102,23 @@ def _shared() -> SharedMemory | None:
     return memory if alike else None
 
 
-def _combine(tensors: Sequence[Tensor], *, largest: bool = False) -> None:
-    """Replace numbers by their sums over all processes, or by the largest, in place."""
+def _combining(tensors: Sequence[Tensor], *, largest: bool = False) -> Callable[[], None]:
+    """Begin to replace numbers by their sums over all processes, or by the largest, in place; return what ends it."""
     if _memory is not None and tensors[0].device.type == "cpu":
-        _memory.combine([tensor.detach().numpy() for tensor in tensors], largest=largest)
-        return
+        return _memory.combining([tensor.detach().numpy() for tensor in tensors], largest=largest)
     import torch
     from torch import distributed
 
     flat = torch.cat([tensor.detach().flatten() for tensor in tensors])
-    distributed.all_reduce(flat, distributed.ReduceOp.MAX if largest else distributed.ReduceOp.SUM)
-    for tensor, part in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
-        tensor.detach().copy_(part.view_as(tensor))
+    by = distributed.ReduceOp.MAX if largest else distributed.ReduceOp.SUM
+    work = distributed.all_reduce(flat, by, async_op=True)
+
+    def end() -> None:
+        work.wait()
+        for tensor, part in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
+            tensor.detach().copy_(part.view_as(tensor))
+
+    return end
 
 
 @contextmanager
@@ -216,9 +221,16 @@ def add(tensors: Sequence[Tensor]) -> None:
     Args:
         tensors: of one type and device, the same shapes in every process.
     """
-    if count() == 1:
-        return
-    _combine(tensors)
+    adding(tensors)()
+
+
+def adding(tensors: Sequence[Tensor]) -> Callable[[], None]:
+    """Begin to sum tensors over the processes, in place, and return what ends it; nothing else is summed between.
+
+    Args:
+        tensors: as :func:`add` takes them.
+    """
+    return (lambda: None) if count() == 1 else _combining(tensors)
 
 
 def greatest(values: Sequence[int]) -> list[int]:
@@ -232,7 +244,7 @@ def greatest(values: Sequence[int]) -> list[int]:
     import torch
 
     told = torch.tensor(values, dtype=torch.int64)
-    _combine([told], largest=True)
+    _combining([told], largest=True)()
     return list(told.tolist())
 
 
@@ -286,7 +298,7 @@ def heard(seconds: float) -> tuple[float, bool]:
     import torch
 
     told = torch.tensor(news(seconds), dtype=torch.float64)
-    _combine([told])
+    _combining([told])()
     return float(told[0]), bool(told[1] > 0)
 
 

@@ -12,7 +12,7 @@ import os
 import platform
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -51,49 +51,66 @@ class SharedMemory:
         self._turns, self._left, *self._sizes = (heads[k :: LINE // 8] for k in range(4))
         self._slots = np.frombuffer(self._memory, np.uint8, offset=n * LINE).reshape(2, n, -1)
 
-    def combine(self, arrays: Sequence[np.ndarray], *, largest: bool = False) -> None:
-        """Replace numbers by their sums over all processes, the same to the bit in each.
+    def combining(self, arrays: Sequence[np.ndarray], *, largest: bool = False) -> Callable[[], None]:
+        """Begin to replace numbers by their sums over all processes, the same to the bit in each.
 
         Args:
             arrays: of one type; as many in every process, of the same shapes.
             largest: by the largest instead.
 
-        Raises:
-            LostError: if another process has ended.
-            ValueError: if another has not as many numbers.
+        Returns:
+            what ends it, and is called before the next begins. It raises LostError if another process has ended, and
+            ValueError if another has not as many numbers.
         """
         flat = [array.reshape(-1) for array in arrays]  # a view, if its numbers lie side by side
-        by = np.maximum if largest else np.add
-        size = sum(len(array) for array in flat)
-        for parts in _batches(flat, self._slots.shape[2] // arrays[0].itemsize):
-            slots = [slot.view(arrays[0].dtype) for slot in self._slots[self._turn % 2]]
-            ends = list(itertools.accumulate((len(part) for part in parts), initial=0))
-            places = [slice(*pair) for pair in itertools.pairwise(ends)]
-            for part, place in zip(parts, places, strict=True):
-                slots[self._index][place] = part
-            self._meet(size)
-            for part, place in zip(parts, places, strict=True):
-                by(slots[0][place], slots[1][place], out=part)
-                for slot in slots[2:]:
-                    by(part, slot[place], out=part)
-        for array, values in zip(arrays, flat, strict=True):
-            if not np.may_share_memory(array, values):
-                array[...] = values.reshape(array.shape)
+        size, by = sum(len(array) for array in flat), np.maximum if largest else np.add
+        batches = _batches(flat, self._slots.shape[2] // arrays[0].itemsize)
+        first = next(batches, None)
+        if first is not None:
+            self._give(first, size)
+
+        def end() -> None:
+            if first is not None:
+                self._take(first, by)
+            for parts in batches:
+                self._give(parts, size)
+                self._take(parts, by)
+            for array, values in zip(arrays, flat, strict=True):
+                if not np.may_share_memory(array, values):
+                    array[...] = values.reshape(array.shape)
+
+        return end
+
+    def _give(self, parts: Sequence[np.ndarray], size: int) -> None:
+        """Go on to the next turn, and write what this process brings to it, of so many numbers in all."""
+        self._turn += 1
+        for part, mine in zip(parts, self._places(self._index, parts), strict=True):
+            mine[...] = part
+        self._sizes[self._turn % 2][self._index] = size
+        self._turns[self._index] = self._turn
+
+    def _take(self, parts: Sequence[np.ndarray], by: np.ufunc) -> None:
+        """Wait until all have come to this turn, and combine what they have brought."""
+        for other in range(len(self._pids)):
+            self._wait(other)
+        sizes = list(self._sizes[self._turn % 2])
+        if len(set(sizes)) > 1:
+            raise ValueError(f"expected as many numbers of each process, got {sizes}: please report this")
+        all_places = (self._places(index, parts) for index in range(len(self._pids)))
+        for part, first, second, *more in zip(parts, *all_places, strict=True):
+            by(first, second, out=part)
+            for values in more:
+                by(part, values, out=part)
+
+    def _places(self, index: int, parts: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Return where the parts of a process lie in this turn."""
+        slot = self._slots[self._turn % 2][index].view(parts[0].dtype)
+        ends = list(itertools.accumulate((len(part) for part in parts), initial=0))
+        return [slot[start:stop] for start, stop in itertools.pairwise(ends)]
 
     def leave(self) -> None:
         """Let the others know that this process takes no further part."""
         self._left[self._index] = 1
-
-    def _meet(self, size: int) -> None:
-        """Wait until all have come to this turn, and hear of each how many numbers it has."""
-        self._turn += 1
-        sizes = self._sizes[self._turn % 2]
-        sizes[self._index] = size
-        self._turns[self._index] = self._turn
-        for other in range(len(self._pids)):
-            self._wait(other)
-        if len(set(sizes)) > 1:
-            raise ValueError(f"expected as many numbers of each process, got {list(sizes)}: please report this")
 
     def _wait(self, other: int) -> None:
         """Wait until another process has come to the turn of this one."""
