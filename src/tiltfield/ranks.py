@@ -21,7 +21,7 @@ if TYPE_CHECKING:  # torch takes a second to import: not for the help
 
     from tiltfield.sharedmemory import SharedMemory
 
-_count = 1
+_count, _index = 1, 0
 _memory: SharedMemory | None = None  # of processes that are all on one machine
 _asked_to_stop = False
 _noted = float("-inf")  # when, on the clock of time.monotonic
@@ -35,6 +35,8 @@ def launched() -> int:
 
 def index() -> int:
     """Return which of the processes this is, from 0: the first reads, shows and writes."""
+    if _count > 1:
+        return _index
     return int(os.environ["RANK"]) if launched() > 1 else 0
 
 
@@ -54,7 +56,7 @@ def joined() -> Iterator[None]:
 
     Ctrl-C, and the signal by which ``torchrun`` passes it on, stop all of them at the same step.
     """
-    global _count, _memory, _asked_to_stop
+    global _count, _index, _memory, _asked_to_stop
     if launched() == 1:
         yield
         return
@@ -65,7 +67,7 @@ def joined() -> Iterator[None]:
     if with_gpus:
         torch.cuda.set_device(local())
     distributed.init_process_group("cpu:gloo,cuda:nccl" if with_gpus else "gloo")
-    _count = launched()
+    _count, _index = launched(), index()
     before = {number: signal.signal(number, _note) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         _memory = _shared()
