@@ -126,7 +126,10 @@ class SharedMemory:
                     return
                 raise LostError(f"process {other} has ended")
             asked = now if now - asked > ALIVE_EVERY else asked
-            time.sleep(0.0 if now - began < NAP_AFTER else NAP)
+            if now - began < NAP_AFTER:
+                os.sched_yield()
+            else:
+                time.sleep(NAP)
 
 
 def _batches(arrays: Sequence[np.ndarray], most: int) -> Iterator[list[np.ndarray]]:
