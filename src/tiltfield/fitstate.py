@@ -149,8 +149,9 @@ def _pooled(
     news = told.new_tensor([*ranks.news(time.perf_counter() - began), *there])
     both = torch.cat([told, news]).float()  # as the gradients are
     ranks.add([both, *(parameter.grad for parameter in plain), *wide])
-    values, (seconds, asked), there = (part.tolist() for part in both.split([len(told), 2, len(plain)]))
-    for parameter, count in zip(plain, there, strict=True):
+    figures = both.tolist()  # at once, as this waits for the device
+    values, (seconds, asked, *counts) = figures[: len(told)], figures[len(told) :]
+    for parameter, count in zip(plain, counts, strict=True):
         if not count:
             parameter.grad = None
     return values, (seconds, asked > 0)

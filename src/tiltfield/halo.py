@@ -6,8 +6,6 @@ that is a little behind.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
@@ -30,52 +28,53 @@ class Halo:
         Args:
             own: slices of this process, shape (y, z, x); the first processes may have none.
         """
-        self.end: Callable[[], None]
-        self.rows: Tensor
-        self.own: Tensor = _Offer.apply(own, self)
+        self._rows = _Rows()
+        self.own: Tensor = _Offer.apply(own, self._rows)
 
     def with_next(self) -> Tensor:
         """Return the slices and, below them, the first of the next process, shape (y + 1, z, x); of the last, y."""
-        own, following = _Take.apply(self.own, self)
+        own, following = _Take.apply(self.own, self._rows)
         return own if ranks.index() == ranks.count() - 1 else torch.cat([own, following[None]])
 
-    def begin(self, row: Tensor, index: int) -> None:
-        """Send off a row, as that of the process of this index.
 
-        Args:
-            row: shape (z, x).
-            index: of a process.
-        """
-        self.rows = row.new_zeros(ranks.count(), *row.shape)
-        self.rows[index] = row
-        self.end = ranks.adding([self.rows])
+class _Rows:
+    """A row of each process, on its way to all of them."""
+
+    def send(self, row: Tensor, index: int) -> None:
+        """Send off a row, as that of the process of this index."""
+        self._rows = row.new_zeros(ranks.count(), *row.shape)
+        self._rows[index] = row
+        self._end = ranks.adding([self._rows])
+
+    def received(self, index: int) -> Tensor:
+        """Return the row of the process of this index, when all have sent theirs."""
+        self._end()
+        return self._rows[index]
 
 
 class _Offer(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, own: Tensor, halo: Halo) -> Tensor:  # type: ignore[no-untyped-def]  # noqa: ANN001
-        ctx.halo = halo
-        halo.begin(own[:1].sum(0), ranks.index())  # nothing where there is none
+    def forward(ctx, own: Tensor, rows: _Rows) -> Tensor:  # type: ignore[no-untyped-def]  # noqa: ANN001
+        ctx.rows = rows
+        rows.send(own[:1].sum(0), ranks.index())  # nothing where there is none
         return own.view_as(own)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[no-untyped-def]  # noqa: ANN001
-        ctx.halo.end()
         gradient = gradient.clone()
-        gradient[:1] += ctx.halo.rows[ranks.index()]
+        gradient[:1] += ctx.rows.received(ranks.index())
         return gradient, None
 
 
 class _Take(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, own: Tensor, halo: Halo) -> tuple[Tensor, Tensor]:  # type: ignore[no-untyped-def]  # noqa: ANN001
-        ctx.halo, ctx.next = halo, (ranks.index() + 1) % ranks.count()  # of the last nothing comes of it
-        halo.end()
-        return own.view_as(own), halo.rows[ctx.next]
+    def forward(ctx, own: Tensor, rows: _Rows) -> tuple[Tensor, Tensor]:  # type: ignore[no-untyped-def]  # noqa: ANN001
+        ctx.rows, ctx.next = rows, (ranks.index() + 1) % ranks.count()  # of the last nothing comes of it
+        return own.view_as(own), rows.received(ctx.next)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, of_own: Tensor, of_following: Tensor) -> tuple[Tensor, None]:  # type: ignore[no-untyped-def]  # noqa: ANN001
-        ctx.halo.begin(of_following, ctx.next)
+        ctx.rows.send(of_following, ctx.next)
         return of_own, None

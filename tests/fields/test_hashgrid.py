@@ -47,6 +47,22 @@ def test_slices_are_forward_on_the_points_of_the_grid(log2_table, rows):
     torch.testing.assert_close(field.slices(*axes), field(points_of(*axes)), rtol=1e-12, atol=1e-13)
 
 
+@pytest.mark.parametrize("log2_table", [19, 4])
+@pytest.mark.parametrize("only", [slice(0, 2), slice(3, 5), slice(1, 2)])
+def test_some_slices_are_those_of_all_and_read_the_same_planes(log2_table, only):
+    field = make(log2_table=log2_table)
+    z, y, x = jittered(BOX)
+    WindowAdam([level.table for level in field.levels], lr=1e-2)
+    torch.testing.assert_close(field.slices(z, y, x, only), field.slices(z, y[only], x), rtol=1e-12, atol=1e-13)
+    spans = []
+    for part in (slice(None), only):
+        field.slices(z, y, x, part).sum().backward()
+        spans.append([(first, len(gradient)) for level in field.levels for first, gradient in level.table.windows])
+        for level in field.levels:
+            level.table.windows.clear()
+    assert spans[0] == spans[1]
+
+
 def test_the_cases_above_are_dense_mixed_and_hashed():
     assert [level.dense for level in make(log2_table=19).levels] == [True, True, True]
     assert [level.dense for level in make(log2_table=7).levels] == [True, False, False]

@@ -71,6 +71,7 @@ def test_slices_are_forward_on_the_points_of_the_grid():
     z, y, x = (centred(n, dtype=F64) + s for n, s in zip(BOX.shape, (0.2, -0.3, 0.4), strict=True))
     density = field.slices(z, y, x)
     assert density.shape == (4, 6, 8)
+    torch.testing.assert_close(field.slices(z, y, x, slice(1, 3)), density[1:3])
     for j, k, i in [(0, 0, 0), (3, 5, 7), (1, 4, 2)]:
         torch.testing.assert_close(density[j, k, i], field(torch.stack([z[k], y[j], x[i]])))
 

@@ -54,6 +54,11 @@ def test_at_the_centres_the_density_is_the_voxels():
     torch.testing.assert_close(field.slices(*axes_of(BOX)), expected)
 
 
+def test_some_slices_are_those_of_all():
+    field, (z, y, x) = make(), axes_of(BOX)
+    torch.testing.assert_close(field.slices(z, y, x, slice(1, 3)), field.slices(z, y, x)[1:3])
+
+
 def test_between_centres_it_is_linear():
     field = make()
     z, y, x = axes_of(BOX)
