@@ -151,3 +151,16 @@ def test_bad_tilts_are_refused(text):
 def test_the_nearest_name_is_offered_only_if_it_is_near():
     assert nearest("neurl", ["neural", "wbp"]) == "; did you mean 'neural'?"
     assert nearest("x", ["neural", "wbp"]) == ""
+
+
+@pytest.mark.parametrize(
+    ("settings", "ignored"),
+    [
+        ({"method": "sirt", "tv_weight": 1.0, "preset": "draft", "sirt_iterations": 5}, ["preset", "tv_weight"]),
+        ({"method": "wbp", "sirt_iterations": 5, "wbp_filter": "ram-lak"}, ["sirt_iterations"]),
+        ({"wbp_filter": "ram-lak", "tv_weight": 1.0}, ["wbp_filter"]),
+        ({"method": "sirt"}, []),
+    ],
+)
+def test_what_means_nothing_to_a_method_is_told(settings, ignored):
+    assert ReconstructConfig(**settings).ignored == ignored

@@ -15,7 +15,7 @@ from tiltfield.noise.scan import Scan
 from tiltfield.observe import Observer
 from tiltfield.plan import make_problem, new_noise
 from tiltfield.problem import HELD_OUT, held_out_pixels
-from tiltfield.rehearsal import rehearse
+from tiltfield.rehearsal import _at_the_end, rehearse
 from tiltfield.series import TiltSeries
 from tiltfield.simulate import simulate
 
@@ -116,3 +116,13 @@ def test_a_model_of_other_intensities_is_refused(tmp_path):
     path = save_noise(tmp_path / "noise.json", NoiseFile(PoissonGaussian(1.0, 1.0), 2000.0, 5000.0))
     with pytest.raises(InputError, match="fitted at intensities from 2000 to 5000, the images have"):
         found(ReconstructConfig(noise=str(path), **FIXED))
+
+
+@pytest.mark.parametrize(
+    ("weight", "scores", "words"),
+    [(1.0, (2.0, 1.0, 0.5), ""), (2.0, (2.0, 1.0), "a stronger"), (0.5, (1.0, 0.5), "a weaker"), (1.0, (1.0,), "")],
+)
+def test_a_weight_at_the_end_of_those_tried_is_told(weight, scores, words):
+    said = _at_the_end(weight, scores)
+    assert words in said
+    assert bool(said) == bool(words)

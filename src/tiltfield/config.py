@@ -202,6 +202,12 @@ class ReconstructConfig(ExportConfig, SeriesConfig):
                 raise ValueError(f"method {method} does not take {name}: leave it out, or use {', '.join(takers)}")
         return self
 
+    @property
+    def ignored(self) -> list[str]:
+        """Return the names of settings that are not the default, and mean nothing to the method."""
+        fields = type(self).model_fields
+        return [name for name in _IGNORED_BY.get(self.method, ()) if getattr(self, name) != fields[name].default]
+
 
 _OURS = ("neural", *CLASSICAL)  # a file of settings for one of these serves the others, which ignore what is not theirs
 _TAKEN_BY: dict[str, tuple[str, ...]] = {
@@ -215,6 +221,12 @@ _TAKEN_BY: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("sirt_iterations", "wbp_filter"), _OURS),
     "denoiser": DENOISED,
 }  # the methods that a setting means something to
+_OF_A_FIT = ("field", "preset", "noise", "tv_weight")
+_IGNORED_BY: dict[str, tuple[str, ...]] = {
+    "neural": ("sirt_iterations", "wbp_filter"),
+    "sirt": (*_OF_A_FIT, "wbp_filter"),
+    "wbp": (*_OF_A_FIT, "sirt_iterations"),
+}
 
 
 class SimulateConfig(Settings):

@@ -112,6 +112,8 @@ def reconstruct(
         torch.set_num_threads(config.threads)
     if device.type == "cuda":
         observer.say(kernels.told(device))
+    if config.ignored:
+        observer.say(f"method {config.method} makes no use of {', '.join(config.ignored)}")
     mode = _mode(series, config, observer)
     if config.method in CLASSICAL:
         solved = _classical(series, config, mode, device, observer)

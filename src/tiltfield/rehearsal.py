@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import cast
 
@@ -173,9 +174,17 @@ def _weight(trials: _Trials, state: FitState) -> float:
     weight, scores = choose_weight(score, in_time)
     observer.say(
         f"total variation weight {weight:.3g}, chosen by held-out pixels among {len(scores)} "
-        f"from {max(scores):.3g} to {min(scores):.3g}"
+        f"from {max(scores):.3g} to {min(scores):.3g}{_at_the_end(weight, scores)}"
     )
     return weight
+
+
+def _at_the_end(weight: float, scores: Collection[float]) -> str:
+    """Return what there is to say of a weight that is the last of those that were tried, in one direction."""
+    if len(scores) < 2 or min(scores) < weight < max(scores):
+        return ""
+    which, other = ("strongest", "a stronger") if weight == max(scores) else ("weakest", "a weaker")
+    return f": the {which} of them, {other} one (--tv-weight) may be better"
 
 
 def trial(block: Problem, state: FitState, schedule: Schedule) -> float:
