@@ -94,7 +94,7 @@ class Strips:
 def _room(n_lines: int, batch: int, along: int) -> int:
     """Return the numbers that lines and their mirror images have, side by side up to a multiple of a vector or not."""
     planes = math.ceil(2 * batch / native.LANES) * native.LANES
-    return planes * (_MARGIN + n_lines * (along + _MARGIN))
+    return _MARGIN + planes * (_MARGIN + n_lines * (along + _MARGIN))
 
 
 def _strip(turned: bool, tilt: int, start: int, step: int, slope: int, angle: float) -> tuple[int, ...]:
