@@ -9,7 +9,7 @@ import tiltfield
 
 ROOT = Path(tiltfield.__file__).parent
 LAYERS = """
-    errors extras sharedmemory ranks apart parse settings config observe threads replacing screening volume series
+    errors extras sharedmemory ranks halo apart parse settings config observe threads replacing screening volume series
     result geometry io
     export kernels projector fields contrast defocus noise regularise problem rendering schedule fitstate fit plan
     coarse rehearsal rays published neural classical denoise forecast pace

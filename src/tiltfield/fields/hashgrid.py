@@ -273,7 +273,7 @@ def _around(
     return [level.at_nodes(p) for level, p in zip(levels, planes, strict=True)], Places(among, *across)
 
 
-def _encoded(levels: list[GridLevel], z: Tensor, y: Tensor, x: Tensor, only: slice) -> Tensor:
+def _encoded(levels: list[GridLevel], z: Tensor, y: Tensor, x: Tensor, only: slice = ALL) -> Tensor:
     """Return the features of all levels on an evenly spaced grid, by the GPU's kernels."""
     from tiltfield.kernels.gpu_encoding import encode
 
