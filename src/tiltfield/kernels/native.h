@@ -23,7 +23,7 @@ static inline lanes all(float value) { return value - (lanes){0}; }
 static inline lanes load(const float *from) { return *(const lanes *)from; }
 static inline void store(float *to, lanes values) { *(lanes *)to = values; }
 
-/* Fewer numbers than there are lanes, zero beyond. */
+/* Numbers, a vector of them at most, zero beyond. */
 static inline lanes some(const float *from, int64_t count) {
     lanes values = {0};
     memcpy(&values, from, count * sizeof(float));
