@@ -161,6 +161,18 @@ def test_resuming_a_finished_run_says_so(tiltfield, calls, stack, tmp_path):
     assert len(calls) == 1
 
 
+def test_resuming_a_finished_run_with_other_settings_is_refused(tiltfield, calls, stack, tmp_path):
+    tiltfield("reconstruct", stack, "--out", tmp_path / "run")
+    refused(tiltfield("reconstruct", "--out", tmp_path / "run", "--resume", "--seed", "3"), "seed = 0", "seed = 3")
+    assert tiltfield("reconstruct", "--out", tmp_path / "run", "--resume", "--mode", "auto")[0] == 0
+    assert len(calls) == 1
+
+
+def test_what_is_missing_is_named(tiltfield, calls, stack):
+    refused(tiltfield("reconstruct", stack), "--out is missing", "'tiltfield reconstruct --help'")
+    refused(tiltfield("noise", "fit"), "--out is missing", "'tiltfield noise fit --help'")
+
+
 def test_an_interrupted_run_says_how_to_go_on(tiltfield, stack, tmp_path, monkeypatch, calls):
     def interrupted(series, config, **_):
         return Reconstruction(Volume(series.images), series.images, {}, config, {"step": 1}, interrupted=True)
@@ -205,6 +217,8 @@ def test_a_bug_is_one_line_with_a_way_to_the_traceback(tiltfield, stack, tmp_pat
     ("words", "parts"),
     [
         (["--mode", "bff"], ["--mode", "'bff'", "did you mean 'bf'?"]),
+        (["--mode", "HAADF"], ["--mode", "'HAADF'", "did you mean 'haadf'?"]),
+        (["--noise", "flwo"], ["or the .json of a fitted noise model, got 'flwo'; did you mean 'flow'?"]),
         (["--bin", "0"], ["--bin", "'0'"]),
         (["--bin", "two"], ["--bin", "'two'"]),
         (["--tilt-axis", "z"], ["--tilt-axis", "'z'", "degrees"]),

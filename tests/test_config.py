@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from tiltfield.config import ReconstructConfig, SimulateConfig, read_yaml
 from tiltfield.errors import InputError, nearest
-from tiltfield.parse import parse_tilts
+from tiltfield.parse import numbers_in_ranges, parse_numbers, parse_tilts
 
 
 @pytest.mark.parametrize("model", [ReconstructConfig, SimulateConfig])
@@ -150,7 +150,17 @@ def test_bad_tilts_are_refused(text):
 
 def test_the_nearest_name_is_offered_only_if_it_is_near():
     assert nearest("neurl", ["neural", "wbp"]) == "; did you mean 'neural'?"
+    assert nearest("HAADF", ["bf", "haadf"]) == "; did you mean 'haadf'?"
     assert nearest("x", ["neural", "wbp"]) == ""
+
+
+@pytest.mark.parametrize(
+    ("numbers", "text"),
+    [([], ""), ([3], "3"), ([3, 4], "3,4"), ([1, 2, 3], "1-3"), ([3, 17, 40, 41, 42, 43, 44], "3,17,40-44")],
+)
+def test_numbers_are_listed_as_they_are_read(numbers, text):
+    assert numbers_in_ranges(numbers) == text
+    assert list(parse_numbers(text or "none")) == numbers
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import torch
 from tiltfield import pace
 from tiltfield.config import ReconstructConfig
 from tiltfield.errors import InputError
-from tiltfield.forecast import Forecast, check_memory, forecast, too_much, work_of
+from tiltfield.forecast import Forecast, box_of, check_memory, fitting_bin, forecast, knowing, too_much, work_of
 from tiltfield.pace import step_seconds
 from tiltfield.projector import STORED_LIMIT
 from tiltfield.reconstruct import expected
@@ -230,3 +230,31 @@ def test_what_is_expected_is_measured_here_and_refused_where_it_does_not_fit(mon
     assert expected((9, 12, 16), config.model_copy(update={"max_time": 30.0})).seconds <= 30
     with pytest.raises(InputError, match="--bin"):
         expected((61, 20000, 20000), config)
+
+
+def test_a_thickness_that_is_given_is_forecast_in_pixels_of_the_series():
+    shape = (61, 64, 64)
+    given = {
+        name: ReconstructConfig(thickness=t) for name, t in (("thin", 20.0), ("as guessed", 78.0), ("thick", 320.0))
+    }
+    unknown = forecast(shape, given["thick"])
+    assert unknown == forecast(shape, ReconstructConfig())
+    known = {name: knowing(config, 2.0) for name, config in given.items()}
+    assert box_of(shape, known["thin"]).n_z == 10
+    assert forecast(shape, known["as guessed"]) == unknown
+    assert forecast(shape, known["thick"]).seconds > 1.5 * unknown.seconds
+    binned = knowing(given["thick"].model_copy(update={"bin": 4}), 2.0)
+    assert box_of(shape, binned).n_z == 160
+
+
+@pytest.mark.parametrize("method", ["neural", "sirt"])
+def test_a_thickness_of_many_widths_is_refused(method):
+    config = ReconstructConfig(method=method, thickness=1e9)
+    with pytest.raises(InputError, match=r"1e\+09 nm is 7812500 times the width of the images, expected at most 8"):
+        check_memory((61, 64, 64), knowing(config, 2.0))
+
+
+def test_binning_makes_a_given_thickness_fit():
+    config = knowing(ReconstructConfig(thickness=512.0), 1.0)
+    needed = forecast((61, 256, 256), config).memory_bytes
+    assert fitting_bin((61, 256, 256), config, needed / 2) in (2, 3)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import psutil
-from cyclopts import App, CycloptsError, Group, Parameter
+from cyclopts import App, CycloptsError, Group, MissingArgumentError, Parameter
 from pydantic import ValidationError
 from rich.console import Console
 from rich.text import Text
@@ -256,6 +256,9 @@ def _fail(message: str, code: int, wait: float = 0.0) -> None:
 def _flag_message(error: CycloptsError) -> str:
     if isinstance(error.__cause__, ValidationError):
         return "; ".join(dict.fromkeys(_value_message(e) for e in error.__cause__.errors()))
+    if isinstance(error, MissingArgumentError) and error.argument is not None and error.keyword is None:
+        command = " ".join(("tiltfield", *(error.command_chain or ())))
+        return f"{error.argument.name} is missing; '{command} --help' says what it takes"
     return " ".join(str(error).split())
 
 

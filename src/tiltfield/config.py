@@ -8,9 +8,8 @@ from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from tiltfield.errors import nearest
 from tiltfield.parse import as_text, numbers_as_text, parse_defocus, parse_numbers, parse_tilts, word_or_number
-from tiltfield.settings import Settings
+from tiltfield.settings import Settings, unexpected
 from tiltfield.settings import read_yaml as read_yaml
 
 Mode = Literal["auto", "bf", "haadf"]
@@ -167,8 +166,7 @@ class ReconstructConfig(ExportConfig, SeriesConfig):
     def _noise(cls, value: str) -> str:
         if value in NOISE_NAMES or Path(value).suffix:  # whether there is such a file is seen when it is read
             return value
-        names = ", ".join(NOISE_NAMES)
-        raise ValueError(f"expected {names} or the .json of a fitted noise model{nearest(value, NOISE_NAMES)}")
+        raise unexpected(NOISE_NAMES, "the .json of a fitted noise model")
 
     @field_validator("defocus")
     @classmethod
@@ -292,7 +290,7 @@ class SimulateConfig(Settings):
     @classmethod
     def _noise(cls, value: str) -> str:
         if value not in NOISE_LAWS and not Path(value).is_file():
-            raise ValueError(f"expected {', '.join(NOISE_LAWS)} or a file{nearest(value, NOISE_LAWS)}")
+            raise unexpected(NOISE_LAWS, "a file")
         return value
 
     @field_validator("quantise")

@@ -14,11 +14,12 @@ class InputError(ValueError):
 
 
 def nearest(name: str, valid: Iterable[str]) -> str:
-    """Return ", did you mean 'x'?" for the valid name closest to `name`, or an empty string.
+    """Return "; did you mean 'x'?" for the valid name closest to `name`, capitals or not, or an empty string.
 
     Args:
         name: what the user wrote.
         valid: the names that would have been accepted.
     """
-    close = difflib.get_close_matches(name, list(valid), n=1, cutoff=0.5)
-    return f"; did you mean '{close[0]}'?" if close else ""
+    small = {word.lower(): word for word in valid}
+    close = difflib.get_close_matches(name.lower(), small, n=1, cutoff=0.5)
+    return f"; did you mean '{small[close[0]]}'?" if close else ""

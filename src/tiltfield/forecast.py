@@ -11,8 +11,9 @@ matrix. A GPU has its own memory for all but images and volume, which is not for
 *Time* is the number of steps times the seconds of one, which :func:`tiltfield.pace.step_seconds` measures on the
 machine; without a measurement, it is that of two quiet cores.
 
-The specimen is taken to be 60 % as thick as the image is wide, unless the method works in a cube; one that goes on
-beyond the images gets room beside it, and takes up to twice as much.
+The specimen is as thick as the settings say, where they know the pixel size; else it is taken to be 60 % as thick as
+the image is wide, unless the method works in a cube. One that goes on beyond the images gets room beside it, and takes
+up to twice as much.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ from tiltfield.schedule import POINTS, Schedule, block_size, schedule_for
 
 GIB = 2.0**30
 THICK = 0.6  # of the image's width
+THICKEST, LEAST_LAYERS = 8, 4  # times the image's width that a given thickness may be; what a box has at least
 BASE_BYTES = {"classical": 385e6, "published": 500e6, "neural": 425e6}  # the interpreter and libraries, what is fixed
 MAKING, HOLDING, ENTRY = 180, 70, 80  # of a projector, a sample and tilt; of one that is not stored, a sample
 PIXEL_READ, PIXEL = 20, 40  # images; their slices, masks, likelihood, residuals and rendered images too
@@ -110,15 +112,45 @@ def forecast(shape: Shape, config: ReconstructConfig, step_seconds: float | None
     return Forecast(int(_memory(shape, config)), seconds)
 
 
+def knowing(config: ReconstructConfig, pixel_size_nm: float | None) -> ReconstructConfig:
+    """Return settings with the pixel size of a series, by which a thickness in nm is one in pixels.
+
+    Args:
+        config: settings.
+        pixel_size_nm: of the series as it was read, `bin` pixels of its file to a pixel; None if unknown.
+    """
+    if pixel_size_nm is None:
+        return config
+    return config.model_copy(update={"pixel_size_nm": pixel_size_nm / config.bin})
+
+
 def box_of(shape: Shape, config: ReconstructConfig) -> Box:
     """Return the box that the specimen is taken to need.
 
     Args:
         shape: (tilt, row, col) of the images.
         config: settings.
+
+    Raises:
+        InputError: if the thickness that was given is many times the width of the images.
     """
     _, n_y, n_x = shape
-    return Box(math.ceil(THICK * n_x) if config.method == "neural" else n_x, n_y, n_x)
+    return Box(_layers(n_x, config), n_y, n_x)
+
+
+def _layers(n_x: int, config: ReconstructConfig) -> int:
+    """Return the layers of the box, of a thickness that was given where the settings know the pixel size."""
+    if config.method in PUBLISHED:
+        return n_x
+    if config.thickness == "auto" or config.pixel_size_nm is None:
+        return math.ceil(THICK * n_x) if config.method == "neural" else n_x
+    layers = float(config.thickness) / (config.pixel_size_nm * config.bin)
+    if layers > THICKEST * n_x:
+        raise InputError(
+            f"a thickness of {float(config.thickness):g} nm is {layers / n_x:.0f} times the width of the images, "
+            f"expected at most {THICKEST}: give it in nm, and check the pixel size, {config.pixel_size_nm:g} nm"
+        )
+    return max(LEAST_LAYERS, math.ceil(layers))
 
 
 # ---- time ----------------------------------------------------------------------------------------------------------
@@ -133,7 +165,8 @@ def work_of(shape: Shape, config: ReconstructConfig) -> Work:
     """
     if config.method in CLASSICAL:
         iterations = config.sirt_iterations if config.method == "sirt" else 1
-        return Work(shape[1] * iterations, SLICE_SECONDS * shape[0] * shape[2] ** 2, FIXED_SECONDS["classical"])
+        samples = shape[2] * _layers(shape[2], config)
+        return Work(shape[1] * iterations, SLICE_SECONDS * shape[0] * samples, FIXED_SECONDS["classical"])
     return _published_work(shape, config) if config.method in PUBLISHED else _neural_work(shape, config)
 
 
@@ -287,5 +320,8 @@ def fitting_bin(shape: Shape, config: ReconstructConfig, available: float) -> in
         available: bytes.
     """
     n_tilts, n_y, n_x = shape
-    binned = ((b, (n_tilts, max(1, n_y // b), max(1, n_x // b))) for b in range(2, 33))
-    return next((b for b, small in binned if forecast(small, config).memory_bytes <= available), None)
+    for b in range(2, 33):
+        binned = config.model_copy(update={"bin": b * config.bin})
+        if forecast((n_tilts, max(1, n_y // b), max(1, n_x // b)), binned).memory_bytes <= available:
+            return b
+    return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterable
 from numbers import Real
 from os import PathLike
 
@@ -21,17 +22,17 @@ def parse_tilts(text: str) -> list[float]:
     try:
         first, last, step = (float(p) for p in parts)
     except ValueError:
-        raise ValueError(f"expected first:last:step in degrees such as -50:50:1.5, got '{text}'") from None
+        raise ValueError("expected first:last:step in degrees such as -50:50:1.5") from None
     if not all(math.isfinite(v) for v in (first, last, step)):
-        raise ValueError(f"tilts must be finite, got '{text}'")
+        raise ValueError("tilts must be finite")
     if step == 0 or (last - first) / step < 1:
-        raise ValueError(f"the step of '{text}' does not lead from its first to its last tilt")
+        raise ValueError("the step must lead from the first to the last tilt")
     count = int((last - first) / step + 1e-6) + 1
     if count > 1000:
-        raise ValueError(f"'{text}' makes {count} tilts: at most 1000")
+        raise ValueError(f"these are {count} tilts: at most 1000")
     tilts = [round(first + i * step, 6) for i in range(count)]
     if max(abs(t) for t in tilts) > 89:
-        raise ValueError(f"tilts must lie within ±89°, got '{text}'")
+        raise ValueError("tilts must lie within ±89°")
     return tilts
 
 
@@ -54,6 +55,21 @@ def parse_numbers(text: str) -> tuple[int, ...]:
             raise ValueError("expected none, or numbers counted from 1 such as 23 or 3,17,40-44")
         found.update(range(first, last + 1))
     return tuple(sorted(found))
+
+
+def numbers_in_ranges(numbers: Iterable[int]) -> str:
+    """Return what :func:`parse_numbers` takes, as short as it can be said.
+
+    Args:
+        numbers: counted from 1, rising, e.g. 3, 17, 40, 41, 42, 43, 44, which make "3,17,40-44".
+    """
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    return ",".join(f"{run[0]}-{run[-1]}" if len(run) > 2 else ",".join(map(str, run)) for run in runs)
 
 
 def numbers_as_text(value: object) -> str:

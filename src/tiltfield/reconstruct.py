@@ -20,7 +20,7 @@ from tiltfield.contrast import ContrastMode, decide_mode, estimate_levels, linea
 from tiltfield.denoise import denoise
 from tiltfield.errors import InputError
 from tiltfield.fit import Outcome
-from tiltfield.forecast import Forecast, check_memory, forecast
+from tiltfield.forecast import Forecast, check_memory, forecast, knowing
 from tiltfield.geometry import SliceGeometry
 from tiltfield.io import load
 from tiltfield.observe import Observer
@@ -101,7 +101,7 @@ def reconstruct(
         return _kept(series, config, Path(out), observer, overwrite=overwrite, began=began)
     if not isinstance(series, TiltSeries):
         series = load(series, **config.reading)
-    check_memory(series.images.shape, config)
+    check_memory(series.images.shape, knowing(config, series.pixel_size_nm))
     _check_processes(series, config)
     if config.thickness != "auto" and series.pixel_size_nm is None:
         raise InputError(f"{series.name}: a thickness in nm needs the pixel size: give --pixel-size-nm")

@@ -222,10 +222,12 @@ class _Task:
     state: Mapping[str, Any] | None
 
     def reconstruct(self, observer: Observer, began: float) -> Reconstruction:
+        from tiltfield.forecast import knowing
         from tiltfield.reconstruct import expected, reconstruct
 
         if self.state is None:
-            observer.say(f"expected to take {expected(self.series.images.shape, self.config)}")
+            known = knowing(self.config, self.series.pixel_size_nm)
+            observer.say(f"expected to take {expected(self.series.images.shape, known)}")
         return reconstruct(self.series, self.config, observer=observer, resume=self.state, began=began)
 
 
@@ -235,6 +237,7 @@ def _lead(request: Request, screen: Observer) -> Reconstruction | None:
     with _followed() as tell:
         folder = RunFolder(request.out, resume=request.resume, overwrite=request.overwrite)
         if folder.finished:
+            _refuse_another(folder, request.settings)
             return None
         series_path, config = _settle(request, folder, screen)
         known = request.series
@@ -321,6 +324,11 @@ def agreed(recorded: ReconstructConfig, settings: Mapping[str, Any], folder: Pat
                 "or start anew in another folder"
             )
     return recorded.model_copy(update=new)
+
+
+def _refuse_another(folder: RunFolder, settings: Mapping[str, Any]) -> None:
+    """Refuse settings that contradict those of a finished run, whose folder has what became of "auto"."""
+    agreed(folder.recorded()[1], {name: value for name, value in settings.items() if value != "auto"}, folder.path)
 
 
 def _checkpoint_of(folder: RunFolder, digest: str, screen: Observer) -> dict[str, Any] | None:

@@ -14,10 +14,10 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from scipy.ndimage import convolve, uniform_filter
 
+from tiltfield.blank import constant_images, image_names, one_value, without_number
 from tiltfield.errors import InputError
 from tiltfield.threads import by_image
 
-_MOST_LOST = 0.01  # of an image without a number: more is no defect, but a broken file
 _MOST_HOT = 0.003  # of all pixels standing out: more is the nature of the data
 _LOCAL_SIGMAS = 8.0
 _TAIL = 3.5  # times the 99.5 % quantile of the image's own deviations, 2.8 σ for a normal
@@ -40,8 +40,8 @@ def screen(
         that is False where a pixel was replaced (None if none was), and what was done, in words.
 
     Raises:
-        InputError: if `images` is not three-dimensional and real, an image is constant, or more than
-            1 % of it is NaN or infinite.
+        InputError: if `images` is not three-dimensional and real, an image is constant, or more than 1 % of it is NaN
+            or infinite; of what is joined to its edges, where a picture that was aligned ends, more than half.
     """
     values = _float32(images)
     valid, report = find_bad(values, angles_deg, numbers)
@@ -63,17 +63,20 @@ def find_bad(
     Raises:
         InputError: as there.
     """
-    lost, somewhere = [], np.zeros(images.shape[1:], bool)
-    for i, image in enumerate(images):
-        angle = None if angles_deg is None or i >= len(angles_deg) else float(angles_deg[i])
+    lost, constant, somewhere = [], {}, np.zeros(images.shape[1:], bool)
+    for name, image in zip(image_names(len(images), angles_deg, numbers), images, strict=True):
         bad = ~np.isfinite(image)
-        _check_image(i + 1 if numbers is None else int(numbers[i]), image, bad, angle)
-        lost.append(int(np.count_nonzero(bad)))
+        lost.append(without_number(name, bad))
+        value = one_value(image[~bad] if any(lost[-1]) else image)
+        if value is not None:
+            constant[name] = value
         somewhere |= bad
+    if constant:
+        raise InputError(constant_images(constant))
     stuck = _stuck(images, somewhere)
     spots, note = _hot(images, stuck, quantum_of(images))
     report = _report_lost(lost) + _report_stuck(stuck) + note
-    if not (any(lost) or stuck.any() or len(spots)):
+    if not (somewhere.any() or stuck.any() or len(spots)):
         return None, report
     valid = np.empty(images.shape, bool)
     for image, good in zip(images, valid, strict=True):
@@ -151,43 +154,6 @@ def _float32(images: np.ndarray) -> np.ndarray:
         )
     with np.errstate(over="ignore", invalid="ignore"):
         return images.astype(np.float32, copy=False)
-
-
-def _check_image(number: int, image: np.ndarray, lost: np.ndarray, angle_deg: float | None) -> None:
-    count = int(np.count_nonzero(lost))
-    if count > _MOST_LOST * image.size:
-        raise InputError(
-            f"{image_name(number, angle_deg)}: {100 * count / image.size:.1f} % of its pixels are NaN or infinite, at "
-            f"most 1 % can be replaced; leave it out with --exclude {number}, or write it again from the microscope's "
-            "data"
-        )
-    good = image[~lost] if count else image
-    if good.min() == good.max():
-        raise InputError(constant_image(number, float(good.min()), angle_deg))
-
-
-def image_name(number: int, angle_deg: float | None) -> str:
-    """Return how messages call an image, e.g. "image 3 (counted from 1, at 12.00°)".
-
-    Args:
-        number: of the image in its file, from 1.
-        angle_deg: its tilt, degrees; None if unknown.
-    """
-    return f"image {number} (counted from 1{'' if angle_deg is None else f', at {angle_deg:.2f}°'})"
-
-
-def constant_image(number: int, value: float, angle_deg: float | None) -> str:
-    """Return the message for an image without contrast.
-
-    Args:
-        number: of the image in its file, from 1.
-        value: the grey value of all its pixels.
-        angle_deg: its tilt, degrees; None if unknown.
-    """
-    return (
-        f"{image_name(number, angle_deg)} is constant: every pixel is {value:g}, expected a picture; "
-        f"the shutter was closed or the export failed; leave it out with --exclude {number}"
-    )
 
 
 def _stuck(values: np.ndarray, lost: np.ndarray) -> np.ndarray:
@@ -332,10 +298,13 @@ def _filled(image: np.ndarray, bad: np.ndarray) -> np.ndarray:
     return holed
 
 
-def _report_lost(counts: list[int]) -> list[str]:
-    where, total = int(np.count_nonzero(counts)), sum(counts)
-    text = f"{total} pixel{_s(total)} without a number (NaN or infinite) in {where} image{_s(where)} masked"
-    return [text] if total else []
+def _report_lost(lost: list[tuple[int, int]]) -> list[str]:
+    report = []
+    kinds = ("without a number (NaN or infinite)", "without a number at the edges of the picture,")
+    for counts, what in zip(zip(*lost, strict=True), kinds, strict=True):
+        where, total = int(np.count_nonzero(counts)), sum(counts)
+        report += [f"{total} pixel{_s(total)} {what} in {where} image{_s(where)} masked"] if total else []
+    return report
 
 
 def _report_stuck(stuck: np.ndarray) -> list[str]:

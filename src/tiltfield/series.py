@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from tiltfield.blank import constant_images, image_names, one_value
 from tiltfield.errors import InputError
-from tiltfield.screening import constant_image, image_name, quantum_of, screen
+from tiltfield.screening import quantum_of, screen
 from tiltfield.volume import Volume, as_array, size_problem
 
 if TYPE_CHECKING:
@@ -273,13 +274,15 @@ def _number_problems(series: TiltSeries) -> list[str]:
 
 
 def _image_problems(series: TiltSeries) -> list[str]:
-    for number, angle, image in zip(series.tilt_numbers, series.angles_deg, series.images, strict=True):
-        low, high = float(image.min()), float(image.max())
-        if not (np.isfinite(low) and np.isfinite(high)):
-            return [f"{image_name(number, angle)} holds NaN or infinite pixels; use screen() to mask them"]
-        if low == high:
-            return [constant_image(number, low, angle)]
-    return []
+    constant = {}
+    names = image_names(len(series), series.angles_deg, series.numbers)
+    for name, image in zip(names, series.images, strict=True):
+        value = one_value(image)
+        if not (np.isfinite(image.min()) and np.isfinite(image.max())):
+            return [f"{name} holds NaN or infinite pixels; use screen() to mask them"]
+        if value is not None:
+            constant[name] = value
+    return [constant_images(constant)] if constant else []
 
 
 def _blocks_across(cols: int, n: int) -> int:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic_core import PydanticCustomError
 
 from tiltfield.errors import InputError, nearest
 
@@ -101,6 +102,19 @@ class Settings(BaseModel, metaclass=_InWords):
             for one in value if isinstance(value, tuple) else (value,):
                 words += [flag, one.name if isinstance(one, Path) else str(one)]
         return words
+
+
+def unexpected(words: Sequence[str], other: str) -> PydanticCustomError:
+    """Return the error of a value that is neither one of some words nor what else is taken.
+
+    Args:
+        words: that are taken.
+        other: what else is, in words.
+    """
+    quoted = ", ".join(f"'{word}'" for word in words)  # for nearest_choice
+    return PydanticCustomError(
+        "literal_error", "expected {words} or {other}", {"words": ", ".join(words), "other": other, "expected": quoted}
+    )
 
 
 def nearest_choice(problem: Mapping[str, Any]) -> str:

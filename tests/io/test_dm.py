@@ -108,7 +108,7 @@ def test_measured_single_images_are_a_series(shared_data):
     assert raw.sources["angles"] == "Stage Alpha in each file"
     assert raw.pixel_size_nm == pytest.approx(19.1087, abs=1e-4)
     assert raw.images.shape == (3, 128, 128)
-    with pytest.raises(InputError, match=r"image 1 .*at -72\.00°.* is constant: every pixel is 0"):
+    with pytest.raises(InputError, match=r"images 1-3 .* are constant, expected pictures"):
         load(folder)  # they were blanked before they were given away
     reader = pytest.importorskip("rsciio.digitalmicrograph")
     for image, path in zip(raw.images, sorted(folder.glob("*.dm3")), strict=True):

@@ -95,7 +95,9 @@ def test_a_noise_file_says_all_about_the_noise(noise_file, more, words):
 
 
 def test_noise_is_a_known_law_or_a_file(tmp_path):
-    with pytest.raises(InputError, match=r"poisson-gaussian, gaussian, none or a file; did you mean 'gaussian'"):
+    with pytest.raises(
+        InputError, match=r"poisson-gaussian, gaussian, none or a file, got 'gausian'; did you mean 'gaussian'"
+    ):
         SimulateConfig.parse({"noise": "gausian"}, "settings")
     (tmp_path / "other.json").write_text("{}")
     with pytest.raises(InputError, match="not a noise model"):

@@ -108,14 +108,14 @@ class Prospect:
         Raises:
             InputError: if it cannot be read.
         """
-        from tiltfield.forecast import forecast, too_much
+        from tiltfield.forecast import forecast, knowing, too_much
         from tiltfield.io import load
         from tiltfield.reconstruct import expected
 
         series = load(path, **config.reading)
-        shape = series.images.shape
-        problem = too_much(shape, config)
-        cost = forecast(shape, config) if problem else expected(shape, config)
+        shape, known = series.images.shape, knowing(config, series.pixel_size_nm)
+        problem = too_much(shape, known)
+        cost = forecast(shape, known) if problem else expected(shape, known)
         how = f"{config.method}, {config.preset}" if config.method == "neural" else config.method
         return cls(series, how, cost, problem)
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from tiltfield.parse import numbers_in_ranges
 from tiltfield.report.words import Finding, degrees, percent, times
 
 NEIGHBOURS = 3  # tilts to either side that a tilt is held against
@@ -36,10 +37,10 @@ def tilts_that_fit_badly(tilts: Mapping[str, Any]) -> list[Finding]:
     bad = np.flatnonzero((ratio > WORSE) & (np.log(ratio) > SURE * spread))
     worst = [k for k in bad[np.argsort(-ratio[bad], kind="stable")] if math.isfinite(ratio[k])]
     if len(worst) > LISTED:
-        listed = ", ".join(map(str, sorted(int(number[k]) for k in worst)))
+        listed = numbers_in_ranges(sorted(int(number[k]) for k in worst))
         text = (
-            f"Tilts {listed} fit {times(ratio[worst[-1]])} to {times(ratio[worst[0]])} times worse than their "
-            f"neighbours: look at them below, and exclude those that are bad with `--exclude {listed.replace(' ', '')}`"
+            f"Tilts {listed.replace(',', ', ')} fit {times(ratio[worst[-1]])} to {times(ratio[worst[0]])} times worse "
+            f"than their neighbours: look at them below, and exclude those that are bad with `--exclude {listed}`"
         )
         return [Finding("act", text + ".", int(number[worst[0]]))]
     return [
