@@ -26,7 +26,7 @@ from tiltfield.run import atomic
 from tiltfield.simulate import Simulation, simulate
 
 WIDTHS = (0.8, 1.0, 1.2, 1.4, 1.6, 1.8, 2.0)
-NOISY, GAUSSIAN = "none", "Gaussian filter, best width"
+NOISY, GAUSSIAN = "none", "Gaussian filter of the best width"
 ROWS = (NOISY, GAUSSIAN, *get_args(DenoiserName))
 
 
