@@ -26,7 +26,7 @@ from common import Demand, demand_lines, markdown_table
 from tiltfield.config import SimulateConfig
 from tiltfield.evaluate import same_box
 from tiltfield.evidence.coverage import coverage, error_by_deviation, errors, rank_correlation, widths
-from tiltfield.evidence.rerun import open_run
+from tiltfield.evidence.rerun import reopen
 from tiltfield.evidence.uncertainty import LAW, Law, features, half_sets, refit_halves
 from tiltfield.observe import Observer
 from tiltfield.run import Request, run
@@ -99,7 +99,7 @@ def _make(out: Path, kept: Path, settings: dict[str, Any]) -> None:
     simulation.save(files, overwrite=True)
     asked = {"angles": files / "series.rawtlt", "threads": 1, "device": "cpu"}
     run(Request(files / "run", files / "noisy.mrc", asked, resume=True), Observer())
-    found = open_run(files / "run")
+    found = reopen(files / "run")
     volumes = refit_halves(found, half_sets(found.series.angles_deg, found.config.seed), Observer())
     box = Volume(np.zeros_like(found.volume.data))
     truth, inside = (same_box(Volume(part.astype(np.float32)), box) for part in (simulation.truth, simulation.inside))

@@ -68,3 +68,11 @@ def test_the_thickness_is_where_the_coarse_profile_ends():
     ends[[0, -1]] = 0.8  # what no layer explains gathers there
     assert coarse._thickness(ends, 3) == pytest.approx(expected, rel=0.02)
     assert np.isfinite(coarse._thickness(np.ones(32), 3))
+
+
+def test_a_slab_off_the_middle_is_widened_about_its_own():
+    half = 4 * np.sqrt(-np.log(coarse.EDGE))
+    for place in (15.5, 20.5, 10.5):
+        height = np.exp(-(((np.arange(32) - place) / 4) ** 2))
+        expected = 2 * (abs(place - 15.5) + coarse.BLURRED * half)
+        assert coarse._thickness(height, 1) == pytest.approx(expected, rel=0.02)

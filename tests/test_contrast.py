@@ -139,3 +139,15 @@ def test_the_order_of_the_tilts_does_not_matter(mode):
     first, other = (first_plan(s, mode) for s in (series, series.select(alternating)))
     numbers = ("low", "high", "offset", "gain", "scale", "slope", "floor", "dark")
     assert [getattr(first, name) for name in numbers] == pytest.approx([getattr(other, name) for name in numbers])
+
+
+@pytest.mark.parametrize("mode", ["bf", "haadf"])
+def test_pixels_that_were_filled_do_not_count(mode):
+    whole = slab(mode, offset=0.1, gain=0.8, depth=0.5)
+    valid = np.ones(whole.images.shape, bool)
+    valid[:14, :, :18] = valid[14:, :, 22:] = False
+    filled = np.where(valid, whole.images, whole.images.max())
+    part = TiltSeries(filled, ANGLES, valid=valid)
+    found, expected = (estimate_levels(series, mode) for series in (part, whole))
+    assert found.depth == pytest.approx(expected.depth, rel=0.05)
+    assert decide_mode(part)[0] == mode

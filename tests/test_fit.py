@@ -1,5 +1,6 @@
 """The training loop on a tiny problem: it descends, repeats, resumes, holds out, stops, and says how it ended."""
 
+import copy
 import io
 import time
 from dataclasses import replace
@@ -106,6 +107,34 @@ def test_a_saved_state_does_not_change_with_the_fit():
     state.curve.append(0.0)
     assert all(torch.equal(kept[name], state.best["field"][name]) for name in kept)
     assert len(curve) == len(state.curve) - 1
+
+
+def test_a_state_can_be_resumed_from_twice():
+    problem = make_problem()
+    state = make_state(problem, noise="flow", field="hashgrid")
+    for _ in range(5):
+        step(problem, state, SCHEDULE, 0.1)
+    saved = copy.deepcopy(state.state_dict())
+    ends = []
+    for seed in (1, 2):
+        resumed = make_state(problem, seed=seed, noise="flow", field="hashgrid")
+        resumed.load_state_dict(saved)
+        for _ in range(5):
+            step(problem, resumed, SCHEDULE, 0.2)
+        ends.append(parameters(resumed))
+    assert same(*ends)
+
+
+def test_an_interrupted_state_is_that_of_the_moment_not_the_best():
+    problem = make_problem()
+    state = make_state(problem)
+    fit(problem, state, Schedule(passes=3, block=3, tv_weight=0.3, learning_rate=0.1))
+    step(problem, state, SCHEDULE, 0.5)
+    moment = copy.deepcopy(state.state_dict())
+    state.interrupt()
+    state.restore_best()
+    assert all(torch.equal(moment["field"][name], kept) for name, kept in state.state_dict()["field"].items())
+    assert not all(torch.equal(state.best["field"][name], kept) for name, kept in moment["field"].items())
 
 
 @pytest.mark.parametrize("masked", ["held", "neither"])

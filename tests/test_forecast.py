@@ -5,14 +5,27 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from unittest import mock
 
+import psutil
 import pytest
 import torch
 
 from tiltfield import pace
 from tiltfield.config import ReconstructConfig
 from tiltfield.errors import InputError
-from tiltfield.forecast import Forecast, box_of, check_memory, fitting_bin, forecast, knowing, too_much, work_of
+from tiltfield.fields.base import Box
+from tiltfield.forecast import (
+    Forecast,
+    box_of,
+    check_box,
+    check_memory,
+    fitting_bin,
+    forecast,
+    knowing,
+    too_much,
+    work_of,
+)
 from tiltfield.pace import step_seconds
 from tiltfield.projector import STORED_LIMIT
 from tiltfield.reconstruct import expected
@@ -258,3 +271,23 @@ def test_binning_makes_a_given_thickness_fit():
     config = knowing(ReconstructConfig(thickness=512.0), 1.0)
     needed = forecast((61, 256, 256), config).memory_bytes
     assert fitting_bin((61, 256, 256), config, needed / 2) in (2, 3)
+
+
+def test_what_a_box_takes_that_was_found_to_be_larger_is_asked_for_again(monkeypatch):
+    shape, config = (61, 64, 64), ReconstructConfig()
+    free = mock.Mock(available=2**30)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: free)
+    check_box(shape, config, Box(40, 64, 100))
+    free.available = 10**6
+    with pytest.raises(InputError, match=r"goes on beyond the images.* GiB are free: try --bin 2"):
+        check_box(shape, config, Box(200, 64, 3000))
+
+
+def test_processes_of_one_machine_share_its_memory(monkeypatch):
+    shape, config = (61, 64, 64), ReconstructConfig()
+    needed = forecast(shape, config).memory_bytes
+    check_memory(shape, config, int(1.5 * needed))
+    for name, value in {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "here"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(InputError, match="in each of 2 processes"):
+        check_memory(shape, config, int(1.5 * needed))

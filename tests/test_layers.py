@@ -12,7 +12,7 @@ LAYERS = """
     errors extras sharedmemory ranks halo apart parse settings config observe threads replacing blank screening volume
     series result geometry io
     export kernels projector fields contrast defocus noise regularise problem rendering schedule fitstate fit plan
-    coarse rehearsal rays published neural classical denoise forecast pace
+    coarse rehearsal rays published forecast neural classical denoise pace
     metrics views traits judge residuals simulate reconstruct evaluate runfolder report run batch viewer evidence
     demo paper cli_paths cli_flags cli_batch cli_convert cli_view cli_noise cli_denoise cli_evaluate cli_report
     cli_paper cli __main__

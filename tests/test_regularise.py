@@ -132,3 +132,11 @@ def test_density_in_the_margin_costs_and_elsewhere_does_not():
     slices[:, 7] = 2.0
     assert margin_density(slices, 2.0, 2).item() == pytest.approx((4 + 2) / 2 / 8)
     assert margin_density(slices, 2.0, 0).item() == 0
+
+
+@pytest.mark.parametrize("lost", [math.nan, math.inf])
+def test_a_weight_whose_fit_was_lost_is_not_chosen(lost):
+    losses = {w: abs(math.log(w / WEIGHTS[2])) for w in WEIGHTS} | {WEIGHTS[1]: lost}
+    weight, scores = choose_weight(losses.__getitem__, WEIGHTS)
+    assert weight == WEIGHTS[2]
+    assert scores[WEIGHTS[1]] == math.inf

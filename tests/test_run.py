@@ -13,7 +13,7 @@ from tiltfield.errors import InputError
 from tiltfield.io import write_stack
 from tiltfield.observe import Observer
 from tiltfield.reconstruct import Reconstruction
-from tiltfield.run import Request, run
+from tiltfield.run import Request, open_run, run
 from tiltfield.runfolder import FILES, RunFolder, as_json, atomic, fingerprint
 from tiltfield.series import TiltSeries, Volume
 
@@ -364,6 +364,41 @@ def test_a_folder_that_another_process_writes_is_refused(fit, stack, tmp_path):
         go(stack, tmp_path / "run", overwrite=True)
     held.release()
     go(stack, tmp_path / "run", overwrite=True)
+
+
+def test_resuming_a_run_that_another_process_writes_leaves_its_history(fit, stack, tmp_path):
+    fit.kill_at = 6
+    with pytest.raises(Killed):
+        go(stack, tmp_path / "run")
+    RunFolder(tmp_path / "run", resume=True).append_history({"step": 6})
+    before = history(tmp_path / "run")
+    held = RunFolder(tmp_path / "run", resume=True)
+    held.lock()
+    with pytest.raises(InputError, match="another process is writing"):
+        go(stack, tmp_path / "run", resume=True)
+    assert history(tmp_path / "run") == before
+    held.release()
+    fit.kill_at = None
+    go(stack, tmp_path / "run", resume=True)
+    assert history(tmp_path / "run") == list(range(1, 11))
+
+
+def test_a_history_that_cannot_be_written_costs_no_run(fit, stack, tmp_path, monkeypatch):
+    def full(self, entry):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(RunFolder, "append_history", full)
+    go(stack, tmp_path / "run")
+    notes = json.loads((tmp_path / "run" / "metrics.json").read_text())["notes"]
+    assert sum("history.jsonl: could not be written" in note for note in notes) == 1
+
+
+def test_a_folder_that_cannot_be_written_can_be_read(fit, stack, tmp_path, monkeypatch):
+    go(stack, tmp_path / "run")
+    monkeypatch.setattr("tiltfield.runfolder.os.access", lambda path, mode: False)
+    with pytest.raises(InputError, match="cannot write"):
+        RunFolder(tmp_path / "run", resume=True)
+    assert open_run(tmp_path / "run").metrics["step"] == 10
 
 
 def test_a_checkpoint_that_cannot_be_written_costs_no_run(fit, stack, tmp_path, monkeypatch):

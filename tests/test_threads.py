@@ -1,12 +1,13 @@
-"""Images of a stack, several at a time."""
+"""How many threads torch takes, and images of a stack several at a time."""
 
 import os
 import threading
 import time
 
 import pytest
+import torch
 
-from tiltfield.threads import MOST, by_image
+from tiltfield.threads import MOST, as_many_as, by_image
 
 
 def test_what_comes_back_is_in_the_order_of_the_images():
@@ -36,3 +37,11 @@ def test_what_is_no_number_of_threads_is_passed_over(monkeypatch, asked):
 def test_what_is_raised_comes_through():
     with pytest.raises(ZeroDivisionError):
         by_image(lambda k: 1 / k, [1, 0, 2])
+
+
+@pytest.mark.parametrize("threads", [1, 2, None])
+def test_threads_are_as_many_as_before_afterwards(threads):
+    before = torch.get_num_threads()
+    with as_many_as(threads):
+        assert torch.get_num_threads() == (threads or before)
+    assert torch.get_num_threads() == before

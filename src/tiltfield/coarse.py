@@ -114,7 +114,7 @@ def _thickness(profile: np.ndarray, bin_by: int) -> float:
     peak, middle = int(height.argmax()), (len(height) - 1) / 2
     above = _fall(height[peak:]) + peak - middle
     below = _fall(height[peak::-1]) - peak + middle
-    return 2 * BLURRED * max(above, below) * bin_by
+    return (abs(above - below) + BLURRED * (above + below)) * bin_by  # from the middle of the box to the farther end
 
 
 def _fall(height: np.ndarray) -> float:

@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 import torch
-from scipy.ndimage import uniform_filter
+from scipy.ndimage import minimum_filter, uniform_filter
 from scipy.optimize import least_squares
 from torch import Tensor, nn
 
@@ -105,6 +105,18 @@ def smooth_one(images: np.ndarray, k: int, width: int) -> np.ndarray:
     return uniform_filter(mean.astype(np.float32), width, mode="nearest")
 
 
+def all_valid_around(valid: np.ndarray, k: int, width: int) -> np.ndarray:
+    """Return where :func:`smooth_one` averages over valid pixels alone, bool, shape (row, col).
+
+    Args:
+        valid: bool, shape (tilt, row, col).
+        k: which image, from 0.
+        width: pixels, ≥ 1.
+    """
+    near = valid[max(k - 1, 0)] & valid[k] & valid[min(k + 1, len(valid) - 1)]
+    return np.asarray(minimum_filter(near, width, mode="nearest"))
+
+
 def decide_mode(series: TiltSeries) -> tuple[ContrastMode, str]:
     """Tell bright field from HAADF by how the intensity changes with tilt.
 
@@ -139,10 +151,7 @@ def decide_mode(series: TiltSeries) -> tuple[ContrastMode, str]:
 
 def _slope_with_thickness(series: TiltSeries) -> tuple[float, float]:
     """Return the change of the central mean as 1/cos θ doubles, over the range of the images, and its t value."""
-    n = series.images.shape[2]
-    half = max(1, round(n * _CENTRE / 2))
-    mean = series.images[:, :, n // 2 - half : n // 2 + half].mean(axis=(1, 2), dtype=np.float64)
-    path = 1 / np.cos(np.deg2rad(series.angles_deg))
+    mean, path = _central_means(series)
     design = np.stack([path, np.ones_like(path)], axis=1)
     fit, *_ = np.linalg.lstsq(design, mean, rcond=None)
     scatter = np.sqrt(np.sum((mean - design @ fit) ** 2) / max(1, len(mean) - 2))
@@ -151,9 +160,29 @@ def _slope_with_thickness(series: TiltSeries) -> tuple[float, float]:
     return float(fit[0] / (high - low)), float(abs(fit[0]) / max(error, 1e-12))
 
 
+def _central_means(series: TiltSeries) -> tuple[np.ndarray, np.ndarray]:
+    """Return the mean of every image around the tilt axis, and the path 1/cos θ through a slab; shape each (tilt,)."""
+    n = series.images.shape[2]
+    half = max(1, round(n * _CENTRE / 2))
+    columns = (slice(None), slice(None), slice(n // 2 - half, n // 2 + half))
+    return _valid_mean(series, columns, (1, 2)), 1 / np.cos(np.deg2rad(series.angles_deg))
+
+
+def _valid_mean(series: TiltSeries, part: tuple[slice, ...], axes: tuple[int, int]) -> np.ndarray:
+    """Return means over two axes of the pixels that are valid; of all, which have been filled, where none is."""
+    images = series.images[part]
+    every = np.asarray(images.mean(axis=axes, dtype=np.float64))
+    if series.valid is None:
+        return every
+    valid = series.valid[part]
+    count = valid.sum(axis=axes)
+    total = images.sum(axis=axes, dtype=np.float64, where=valid)
+    return np.where(count > 0, total / np.maximum(count, 1), every)
+
+
 def _vacuum_contrast(series: TiltSeries) -> float:
     """Return (centre - sides) / range at the column profile, if it is no noise and both sides are alike, else 0."""
-    profile = series.images.mean(axis=(0, 1), dtype=np.float64)
+    profile = _valid_mean(series, (slice(None),), (0, 1))
     edge = max(1, len(profile) // 20)
     sides = np.array([profile[:edge].mean(), profile[-edge:].mean()])
     spread = profile.max() - profile.min()
@@ -174,7 +203,10 @@ def clean_range(series: TiltSeries) -> tuple[float, float]:
         darkest and brightest level, in the units of the images.
     """
     width = max(1, min(5, min(series.images.shape[1:]) // 4))
-    means = smooth(series.images_by_tilt, width)
+    means, valid = smooth(series.images_by_tilt, width), series.valid_by_tilt
+    if valid is not None:
+        whole = np.stack(by_image(lambda k: all_valid_around(valid, k, width), range(len(valid))))
+        means = means[whole] if np.count_nonzero(whole) > 1 else means
     low, high = (quantile(means, share) for share in (0.001, 0.999))
     if not high > low:
         raise InputError(f"{series.name}: the images hold no contrast (all means are {low:g}); check the file")
@@ -192,11 +224,8 @@ def estimate_levels(series: TiltSeries, mode: ContrastMode) -> Levels:
         mode: contrast.
     """
     low, high = clean_range(series)
-    n = series.images.shape[2]
-    half = max(1, round(n * _CENTRE / 2))
-    mean = series.images[:, :, n // 2 - half : n // 2 + half].mean(axis=(1, 2), dtype=np.float64)
+    mean, path = _central_means(series)
     unit = (mean - low) / (high - low)
-    path = 1 / np.cos(np.deg2rad(series.angles_deg))
     if mode == "haadf":
         depth = float(np.clip(np.median(unit / path), 0.05, 1.0))
         return Levels(low, high, low, high - low, depth)

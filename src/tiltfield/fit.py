@@ -9,7 +9,6 @@ of each block's slices.
 
 from __future__ import annotations
 
-import copy
 import math
 import time
 from collections.abc import Callable
@@ -33,7 +32,7 @@ from tiltfield.rendering import held_log_prob, slices_of
 from tiltfield.schedule import AnySchedule, Schedule
 
 TRUST_FROM, TRUST_ALL = 0.1, 0.5  # share of a fit from which, and by which, it follows the noise's correlation
-LEARN_EVERY, LEARN_FROM, LEARN_FASTER = 4, 0.5, 3.0  # steps between two of a flow's, share of the tilts, larger rate
+LEARN_EVERY, LEARN_FROM, LEARN_FASTER = 4, 2, 3.0  # steps between two of a flow's; from one tilt in so many; rate
 EMPTY = 0.5  # cost of density where there is believed to be none, against that of as steep a gradient
 
 
@@ -44,7 +43,6 @@ DIVERGED_ADVICE = "try another --seed, or method neural with --noise gaussian"
 class Outcome(Enum):
     """How a fit ended, and what that means for the user."""
 
-    RUNNING = "the fit is not finished"
     FINISHED = "the schedule was completed"
     CONVERGED = "the held-out likelihood stopped improving"
     INTERRUPTED = "the fit was interrupted; the best volume so far was kept"
@@ -125,10 +123,8 @@ def _likelihood(state: FitState, part: Problem, clean: Tensor, used: Tensor) -> 
         return _nll(log_prob, part.used, used), log_prob[part.held]
     nll, fixed = _nll(noise.pull(observed, clean, labels), part.used, used), clean.detach()
     if state.step % LEARN_EVERY == 0:
-        n_tilts = observed.shape[1]
-        count = math.ceil(LEARN_FROM * n_tilts)
-        first = int(torch.randint(0, n_tilts - count + 1, (1,), generator=state.generator))
-        tilts = slice(first, first + count)
+        first = int(torch.randint(0, LEARN_FROM, (1,), generator=state.generator))
+        tilts = slice(first, None, LEARN_FROM)  # dark and bright ones, all of them as often
         log_prob = noise.log_prob(observed[:, tilts], fixed[:, tilts], labels[:, tilts])
         own = _nll(log_prob, part.used[:, tilts], used[:, tilts])
         nll = nll + (own - own.detach())
@@ -224,9 +220,8 @@ def fit(
                     ranks.stop()
     except KeyboardInterrupt:
         outcome = Outcome.INTERRUPTED
-        state.interrupted = copy.deepcopy(state.state_dict())
-    if outcome is not Outcome.INTERRUPTED or state.best:
-        state.restore_best()
+        state.interrupt()
+    state.restore_best()
     return outcome
 
 
@@ -243,7 +238,7 @@ def fitting(schedule: _Schedule, state: FitState) -> _Schedule:
 
 
 def fit_through(problem: Problem, state: FitState, schedule: AnySchedule) -> None:
-    """Run a schedule on the way to something else: Ctrl-C ends that too.
+    """Run a schedule on the way to something else: Ctrl-C ends that too, and a fit that diverged before its first pass.
 
     Args:
         problem: the data.
@@ -252,9 +247,13 @@ def fit_through(problem: Problem, state: FitState, schedule: AnySchedule) -> Non
 
     Raises:
         KeyboardInterrupt: if it was interrupted.
+        InputError: if the loss became infinite or NaN before there was anything to keep.
     """
-    if fit(problem, state, schedule) is Outcome.INTERRUPTED:
+    outcome = fit(problem, state, schedule)
+    if outcome is Outcome.INTERRUPTED:
         raise KeyboardInterrupt
+    if outcome is Outcome.DIVERGED and not state.best:
+        raise InputError(f"the loss became infinite or NaN before the fit; {DIVERGED_ADVICE}")
 
 
 def _tried(

@@ -106,8 +106,16 @@ class FitState:
         for name, values in self.best.items():
             self.modules[name].load_state_dict(values)
 
+    def interrupt(self) -> None:
+        """Keep the state of this moment for :meth:`state_dict`: all that :meth:`restore_best` changes is copied."""
+        modules = {name: copy.deepcopy(module.state_dict()) for name, module in self.modules.items() if self.best}
+        self.interrupted = {**self.state_dict(), **modules}
+
     def state_dict(self) -> dict[str, Any]:
-        """Return tensors and plain values that :meth:`load_state_dict` takes, from which the fit can go on."""
+        """Return tensors and plain values that :meth:`load_state_dict` takes, from which the fit can go on.
+
+        They are those of the fit, not copies, which large tables would have no room for: the next step changes them.
+        """
         if self.interrupted is not None:
             return self.interrupted
         return {
@@ -118,11 +126,11 @@ class FitState:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take the values of :meth:`state_dict`."""
+        """Take the values of :meth:`state_dict`, which stay as they are."""
         for name, module in self.modules.items():
             module.load_state_dict(state[name])
         for optimiser, values in zip(self.optimisers, state["optimisers"], strict=True):
-            optimiser.load_state_dict(values)
+            optimiser.load_state_dict(copy.deepcopy(values))  # torch would keep the tensors themselves
         self.generator.set_state(state["generator"])
         for name in _POSITION:
             setattr(self, name, copy.deepcopy(state[name]))

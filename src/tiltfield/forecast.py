@@ -13,7 +13,7 @@ machine; without a measurement, it is that of two quiet cores.
 
 The specimen is as thick as the settings say, where they know the pixel size; else it is taken to be 60 % as thick as
 the image is wide, unless the method works in a cube. One that goes on beyond the images gets room beside it, and takes
-up to twice as much.
+two to five times as much, more with steeper tilts: then memory is asked for again when the box is known.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from dataclasses import dataclass, replace
 import psutil
 import torch
 
-from tiltfield import published
+from tiltfield import published, ranks
 from tiltfield.config import CLASSICAL, DENOISED, PUBLISHED, ReconstructConfig
 from tiltfield.defocus import halo_of
 from tiltfield.errors import InputError
@@ -219,9 +219,9 @@ def _wider(config: ReconstructConfig, block: int) -> float:
 # ---- memory --------------------------------------------------------------------------------------------------------
 
 
-def _memory(shape: Shape, config: ReconstructConfig) -> float:
-    """Return the peak: where the projector is made, in the fit, or in the end."""
-    box, pixels = box_of(shape, config), math.prod(shape)
+def _memory(shape: Shape, config: ReconstructConfig, box: Box | None = None) -> float:
+    """Return the peak: where the projector is made, in the fit, or in the end; in the box that is guessed if None."""
+    box, pixels = box or box_of(shape, config), math.prod(shape)
     samples = box.n_z * box.n_x
     base = BASE_BYTES[
         "classical" if config.method in CLASSICAL else "published" if config.method in PUBLISHED else "neural"
@@ -303,12 +303,39 @@ def too_much(shape: Shape, config: ReconstructConfig, available: int | None = No
         available: bytes; by default what the machine has free.
     """
     available = psutil.virtual_memory().available if available is None else available
+    share = available / ranks.on_this_machine()  # every process holds the images and the field
     needed = forecast(shape, config).memory_bytes
-    if needed <= available:
+    if needed <= share:
         return ""
-    bin_by = fitting_bin(shape, config, available)
+    bin_by = fitting_bin(shape, config, share)
     advice = f"try --bin {bin_by * config.bin}" if bin_by else "a machine with more memory is needed"
-    return f"{needed / GIB:.1f} GiB of memory, {available / GIB:.1f} GiB are free: {advice}"
+    return _lacking(needed, available, advice)
+
+
+def _lacking(needed: float, available: float, advice: str) -> str:
+    n = ranks.on_this_machine()
+    each = f" in each of {n} processes" if n > 1 else ""
+    return f"{needed / GIB:.1f} GiB of memory{each}, {available / GIB:.1f} GiB are free: {advice}"
+
+
+def check_box(shape: Shape, config: ReconstructConfig, box: Box) -> None:
+    """Refuse a fit in a box that has been found to be larger than it was taken to be, and does not fit into memory.
+
+    Args:
+        shape: (tilt, row, col) of the images.
+        config: settings.
+        box: with the room beside the field of view.
+
+    Raises:
+        InputError: if it does not fit.
+    """
+    free, own = psutil.virtual_memory().available, psutil.Process().memory_info().rss
+    needed = _memory(shape, config, box)
+    if needed > free / ranks.on_this_machine() + own:
+        raise InputError(
+            "the specimen goes on beyond the images, and with room for that the fit is expected to need "
+            + _lacking(needed - own, free, f"try --bin {2 * config.bin}, or a --thickness if it was found too large")
+        )
 
 
 def fitting_bin(shape: Shape, config: ReconstructConfig, available: float) -> int | None:

@@ -23,7 +23,9 @@ from tiltfield.config import NOISE_NAMES, PUBLISHED, ReconstructConfig
 from tiltfield.contrast import ContrastMode
 from tiltfield.defocus import Defocus
 from tiltfield.errors import InputError
+from tiltfield.fields.base import Box
 from tiltfield.fit import DIVERGED_ADVICE, FitState, Outcome, Step, Watcher, fit, fitting, step
+from tiltfield.forecast import check_box
 from tiltfield.noise import NoiseModel
 from tiltfield.noise.scan import ORDER, Scan
 from tiltfield.observe import Observer
@@ -173,6 +175,9 @@ def _begin(job: Job, resume: Mapping[str, Any] | None) -> _Start:
     plan = ranks.first_says(plan)
     if job.box is not None:
         plan = replace(plan, n_z=job.box.n_z, margin=job.box.margin, padding=job.box.padding)
+    elif plan.padding:
+        _, n_y, n_x = job.series.images.shape
+        check_box(job.series.images.shape, job.config, Box(plan.n_z, n_y, n_x + 2 * plan.padding))
     problem = _problem(job, plan)
     if not resume:
         problem, plan = rehearse(problem, plan, job.config, job.device, job.observer)

@@ -37,5 +37,6 @@ class Observer:
         """Take everything needed to go on from here.
 
         Args:
-            state: tensors and plain values only, so that it loads with ``weights_only=True``.
+            state: tensors and plain values only, so that it loads with ``weights_only=True``; the tensors are those of
+                the fit, which the next step changes: they are to be written, or copied, at once.
         """

@@ -118,9 +118,10 @@ def _rays(shape: Shape, config: ReconstructConfig, device: torch.device) -> Call
 def _slices(shape: Shape, config: ReconstructConfig, device: torch.device) -> Callable[[], object]:
     """Return what projects some slices, and back."""
     n_tilts, _, n_x = shape
-    geometry = SliceGeometry.from_degrees(n_x, n_x, n_x, np.linspace(-STEEPEST, STEEPEST, n_tilts))
+    n_z = box_of(shape, config).n_z
+    geometry = SliceGeometry.from_degrees(n_z, n_x, n_x, np.linspace(-STEEPEST, STEEPEST, n_tilts))
     projector = SliceProjector(geometry, device=device)
-    density = torch.ones(SLICES, n_x, n_x, device=device)
+    density = torch.ones(SLICES, n_z, n_x, device=device)
 
     def both() -> None:
         projector.adjoint(projector(density)).sum().item()

@@ -130,7 +130,7 @@ def first_plan(series: TiltSeries, mode: ContrastMode) -> Plan:
     """
     levels = estimate_levels(series, mode)
     span = levels.high - levels.low
-    line = estimate_noise(scaled(series.images_by_tilt, levels.low, levels.high))
+    line = estimate_noise(scaled(series.images_by_tilt, levels.low, levels.high), series.valid_by_tilt)
     recording = find_recording(series, line, levels.low, levels.high)
     n_z = series.images.shape[2]
     return Plan(

@@ -45,6 +45,11 @@ def local() -> int:
     return int(os.environ.get("LOCAL_RANK", 0)) if launched() > 1 else 0
 
 
+def on_this_machine() -> int:
+    """Return how many of the processes that ``torchrun`` started share the memory of this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", 1)) if launched() > 1 else 1
+
+
 def count() -> int:
     """Return how many processes share the work at the moment."""
     return _count

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from tiltfield import classical, kernels, neural, ranks
+from tiltfield import classical, kernels, neural, ranks, threads
 from tiltfield.config import CLASSICAL, DENOISED, READING, ReconstructConfig
 from tiltfield.contrast import ContrastMode, decide_mode, estimate_levels, linearise
 from tiltfield.denoise import denoise
@@ -49,10 +49,11 @@ def expected(shape: tuple[int, int, int], config: ReconstructConfig) -> Forecast
     """
     keep_freed_memory()
     device = pick_device(config.device)
-    if config.threads is not None:
-        torch.set_num_threads(config.threads)
     cost = check_memory(shape, config)
-    return cost if config.max_time is not None else forecast(shape, config, step_seconds(shape, config, device))
+    if config.max_time is not None:
+        return cost
+    with threads.as_many_as(config.threads):
+        return forecast(shape, config, step_seconds(shape, config, device))
 
 
 def reconstruct(
@@ -101,6 +102,18 @@ def reconstruct(
         return _kept(series, config, Path(out), observer, overwrite=overwrite, began=began)
     if not isinstance(series, TiltSeries):
         series = load(series, **config.reading)
+    with threads.as_many_as(config.threads):
+        return _reconstructed(series, config, observer, resume, began)
+
+
+def _reconstructed(
+    series: TiltSeries,
+    config: ReconstructConfig,
+    observer: Observer,
+    resume: Mapping[str, Any] | None,
+    began: float,
+) -> Reconstruction:
+    """Reconstruct a series that has been read, by settings that are complete."""
     check_memory(series.images.shape, knowing(config, series.pixel_size_nm))
     _check_processes(series, config)
     if config.thickness != "auto" and series.pixel_size_nm is None:
@@ -108,8 +121,6 @@ def reconstruct(
     if series.valid is not None:
         series = replace(series, images=fill(series.images, series.valid))
     device = pick_device(config.device)
-    if config.threads is not None:
-        torch.set_num_threads(config.threads)
     if device.type == "cuda":
         observer.say(kernels.told(device))
     if config.ignored:
@@ -119,7 +130,8 @@ def reconstruct(
         solved = _classical(series, config, mode, device, observer)
     else:
         solved = _neural(neural.Job(series, config, mode, device, observer, began), resume)
-    resolved = config.model_copy(update={"mode": mode, "device": device.type, "threads": torch.get_num_threads()})
+    used = torch.get_num_threads()
+    resolved = config.model_copy(update={"mode": mode, "device": device.type, "threads": used})
     metrics = {
         "method": config.method,
         "mode": mode,
@@ -127,7 +139,7 @@ def reconstruct(
         "peak_memory_bytes": peak_memory(),
         "device": torch.cuda.get_device_name(device)
         if device.type == "cuda"
-        else f"cpu, {torch.get_num_threads()} thread{'s' * (torch.get_num_threads() > 1)}",
+        else f"cpu, {used} thread{'s' * (used > 1)}",
         **solved.figures,
     }
     volume = Volume(solved.volume, series.pixel_size_nm)

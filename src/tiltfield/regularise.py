@@ -66,7 +66,7 @@ def choose_weight(score: Callable[[float], float], weights: Iterable[float]) -> 
 
     Args:
         score: held-out negative log-likelihood of a fit with this weight; called in the order given, so that each fit
-            may start from the one before.
+            may start from the one before. What is not finite is worse than any other.
         weights: candidates, falling.
 
     Returns:
@@ -74,7 +74,8 @@ def choose_weight(score: Callable[[float], float], weights: Iterable[float]) -> 
     """
     scores: dict[float, float] = {}
     for weight in weights:
-        scores[weight] = score(weight)
+        found = score(weight)
+        scores[weight] = found if math.isfinite(found) else math.inf
         if len(scores) >= 3 and _rising(scores):
             break
     return _parabola(scores), scores
@@ -88,7 +89,7 @@ def _rising(scores: dict[float, float]) -> bool:
 def _parabola(scores: dict[float, float]) -> float:
     weights, values = list(scores), list(scores.values())
     best = min(range(len(values)), key=values.__getitem__)
-    if not 0 < best < len(values) - 1:
+    if not 0 < best < len(values) - 1 or math.inf in values[best - 1 : best + 2]:
         return weights[best]
     left, middle, right = (math.log(w) for w in weights[best - 1 : best + 2])
     a, b, c = values[best - 1 : best + 2]

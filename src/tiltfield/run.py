@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -45,6 +45,7 @@ class RunObserver(Observer):
         self.notes: list[str] = []
         self._begin: Callable[[], None] = lambda: folder.begin(series_path, config)
         self._log = _log(folder, config)
+        self._silent = False  # about a history that cannot be written
 
     def say(self, message: str) -> None:
         """Show a message and note it for metrics.json."""
@@ -58,7 +59,12 @@ class RunObserver(Observer):
     def record(self, entry: Mapping[str, Any]) -> None:
         """Append to history.jsonl, and to the log that was asked for."""
         self._begin()
-        self.folder.append_history(entry)
+        try:
+            self.folder.append_history(entry)
+        except OSError as error:  # as with the checkpoint
+            if not self._silent:
+                self.say(f"warning history.jsonl: could not be written, curves will lack what comes now ({error})")
+            self._silent = True
         if self._log is not None:
             self._log.record(entry)
         self.screen.record(entry)
@@ -234,27 +240,26 @@ class _Task:
 def _lead(request: Request, screen: Observer) -> Reconstruction | None:
     from tiltfield.io import load
 
-    with _followed() as tell:
-        folder = RunFolder(request.out, resume=request.resume, overwrite=request.overwrite)
-        if folder.finished:
-            _refuse_another(folder, request.settings)
-            return None
-        series_path, config = _settle(request, folder, screen)
-        known = request.series
-        series = known if isinstance(known, TiltSeries) else load(series_path, **config.reading)
-        digest = fingerprint(series, config)
-        observer = RunObserver(folder, series_path, config, digest, screen)
-        for line in series.summary():
-            observer.say(line)
-        saved = _checkpoint_of(folder, digest, screen)
-        task = _Task(series, config, saved["state"] if saved else None)
-        tell(task)
-    try:
+    with ExitStack() as held:
+        with _followed() as tell:
+            folder = RunFolder(request.out, resume=request.resume, overwrite=request.overwrite)
+            if folder.finished:
+                _refuse_another(folder, request.settings)
+                return None
+            held.callback(folder.release)
+            series_path, config = _settle(request, folder, screen)
+            known = request.series
+            series = known if isinstance(known, TiltSeries) else load(series_path, **config.reading)
+            digest = fingerprint(series, config)
+            observer = RunObserver(folder, series_path, config, digest, screen)
+            for line in series.summary():
+                observer.say(line)
+            saved = _checkpoint_of(folder, digest, screen)
+            task = _Task(series, config, saved["state"] if saved else None)
+            tell(task)
         with _undone_if_refused(folder):
             result = task.reconstruct(observer, request.began)
         observer.finish(series, result, series_path)
-    finally:
-        folder.release()
     return result
 
 
@@ -332,6 +337,8 @@ def _refuse_another(folder: RunFolder, settings: Mapping[str, Any]) -> None:
 
 
 def _checkpoint_of(folder: RunFolder, digest: str, screen: Observer) -> dict[str, Any] | None:
+    if folder.resuming:
+        folder.lock()
     saved = folder.load_checkpoint()
     if saved is None:
         if folder.resuming:

@@ -73,12 +73,15 @@ class RunFolder:
         path: the folder; made with the first write.
         resume: go on with the run it holds.
         overwrite: replace the run it holds.
+        to_read: nothing will be written.
 
     Raises:
         InputError: if it holds a run and neither is set, or both are, or it cannot be written.
     """
 
-    def __init__(self, path: str | Path, *, resume: bool = False, overwrite: bool = False) -> None:
+    def __init__(
+        self, path: str | Path, *, resume: bool = False, overwrite: bool = False, to_read: bool = False
+    ) -> None:
         self.path = Path(path)
         self._was_there = self.path.exists()
         self._begun = False
@@ -93,7 +96,8 @@ class RunFolder:
                 f"{self.path} holds another run ({', '.join(present)}): go on with it (--resume), "
                 "replace it (--overwrite), or choose another folder"
             )
-        _refuse_unwritable(self.path)
+        if not to_read:
+            _refuse_unwritable(self.path)
         self.resuming = resume and (self.path / "config.yaml").exists()
 
     @property
@@ -128,7 +132,9 @@ class RunFolder:
         if not (self.resuming and path.exists()):
             return None
         try:
-            saved = dict(torch.load(path, weights_only=True, map_location="cpu"))  # as the device may be another now
+            # on the CPU, as the device may be another now; mapped, as it is needed for a moment, and may be large: but
+            # Windows would not let it be replaced then
+            saved = dict(torch.load(path, weights_only=True, map_location="cpu", mmap=sys.platform != "win32"))
             version, kind = saved["run"]["tiltfield"], saved["run"].get("format")
         except Exception as error:
             raise InputError(
@@ -161,7 +167,7 @@ class RunFolder:
             return
         self._input = series_path.resolve()
         self.path.mkdir(parents=True, exist_ok=True)
-        self._lock()
+        self.lock()
         self._begun = True
         if not self.resuming:
             self._clear()
@@ -170,9 +176,13 @@ class RunFolder:
             self._series.save(self.path / SERIES)
         self.write_config(series_path, config)
 
-    def _lock(self) -> None:
-        """Keep other processes out of the folder, as long as this one lives or until it is released."""
-        if sys.platform == "win32":
+    def lock(self) -> None:
+        """Keep other processes out of the folder, as long as this one lives or until it is released.
+
+        Raises:
+            InputError: if another process has locked it.
+        """
+        if sys.platform == "win32" or self._locked is not None:
             return
         import fcntl
 

@@ -137,8 +137,16 @@ class TiltSeries:
     @property
     def images_by_tilt(self) -> np.ndarray:
         """Return the images in the order of their tilts, whatever that of the file; a copy only if they are not."""
+        return self._by_tilt(self.images)
+
+    @property
+    def valid_by_tilt(self) -> np.ndarray | None:
+        """Return `valid` likewise."""
+        return None if self.valid is None else self._by_tilt(self.valid)
+
+    def _by_tilt(self, stack: np.ndarray) -> np.ndarray:
         order = np.argsort(self.angles_deg, kind="stable")
-        return self.images if (order == np.arange(len(self))).all() else self.images[order]
+        return stack if (order == np.arange(len(self))).all() else stack[order]
 
     def select(self, indices: slice | Sequence[int] | np.ndarray) -> TiltSeries:
         """Return the series with some of its tilts.

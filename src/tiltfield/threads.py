@@ -1,10 +1,11 @@
-"""Images of a stack, several at a time: NumPy and SciPy let threads run side by side."""
+"""Threads: how many torch takes, and images of a stack several at a time, as NumPy and SciPy let them."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any
 
 MOST = 4  # more would wait for memory, and need more of it
@@ -26,3 +27,20 @@ def shared_by() -> int:
     asked = os.environ.get("OMP_NUM_THREADS", "")
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(MOST, int(asked) if asked.isdecimal() and int(asked) else cores)
+
+
+@contextmanager
+def as_many_as(threads: int | None) -> Iterator[None]:
+    """Let torch take so many threads, and as many as before afterwards.
+
+    Args:
+        threads: ≥ 1; None: as many as it takes.
+    """
+    import torch  # which takes a second: not for the help
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -93,7 +93,7 @@ def _volume_layer(path: Path, name: str, **keywords: Any) -> Layer:
 def _series_layer(folder: Path) -> Layer | None:
     """Return the series of a run, or None if its files are not where they were."""
     try:
-        path, config = RunFolder(folder, resume=True).recorded()
+        path, config = RunFolder(folder, resume=True, to_read=True).recorded()
         series = load(path, **config.reading) if path else None
     except InputError:
         return None

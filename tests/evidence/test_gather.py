@@ -8,13 +8,16 @@ import pytest
 import torch
 
 from tiltfield import schedule
+from tiltfield.config import ReconstructConfig
 from tiltfield.errors import InputError
 from tiltfield.evidence import gather as gathering
-from tiltfield.evidence.rerun import fit_part, open_run
+from tiltfield.evidence.rerun import _same_blur, _steepest, fit_part, reopen
 from tiltfield.evidence.tilts import left_out
 from tiltfield.evidence.uncertainty import LAW
 from tiltfield.io import read_volume
+from tiltfield.neural import blur_of
 from tiltfield.observe import Observer
+from tiltfield.series import TiltSeries
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +100,7 @@ def test_what_is_done_is_not_done_again(cells, evaluated, monkeypatch):
 
 
 def test_the_run_is_read_back_as_it_was_written(cells):
-    run = open_run(cells / "neural")
+    run = reopen(cells / "neural")
     np.testing.assert_array_equal(run.fit.volume, run.volume.data)
     shown = run.fit.show(run.series)
     assert shown.white.shape == shown.log_prob.shape == shown.valid.shape == run.series.images.shape
@@ -109,6 +112,19 @@ def test_halves_share_the_box_and_nothing_else(cells, evaluated):
     halves = [read_volume(cells / "neural" / f"half-{name}.mrc").data for name in ("even", "odd")]
     assert halves[0].shape == halves[1].shape == read_volume(cells / "neural" / "volume.mrc").data.shape
     assert not np.array_equal(*halves)
+
+
+@pytest.mark.parametrize("law", ["linear", "paper"])
+def test_a_part_of_a_series_has_the_blur_of_the_whole(law):
+    images = np.random.default_rng(0).random((9, 6, 20), np.float32)
+    whole = TiltSeries(images, np.linspace(-60, 60, 9))
+    config, part = ReconstructConfig(defocus=f"{law}:2.4"), whole.select([3, 4, 5])
+    wide = blur_of(config, whole, torch.device("cpu")).widths
+    scaled = _same_blur(config, _steepest(whole), _steepest(part))
+    torch.testing.assert_close(blur_of(scaled, part, torch.device("cpu")).widths, wide[3:6])
+    back = _same_blur(scaled, _steepest(part), _steepest(whole))
+    torch.testing.assert_close(blur_of(back, whole, torch.device("cpu")).widths, wide)
+    assert _same_blur(ReconstructConfig(), 1.0, 0.5) == ReconstructConfig()
 
 
 def test_ctrl_c_leaves_what_is_done(cells, tiltfield, monkeypatch):
@@ -136,7 +152,7 @@ def test_a_classical_run_is_judged_alike_but_has_no_uncertainty(cells, tiltfield
 
 
 def test_figures_of_another_volume_are_dropped(cells):
-    run = open_run(cells / "sirt")
+    run = reopen(cells / "sirt")
     kept = gathering._Kept(run, overwrite=False)
     kept.add(whiteness={"verdict": "noise"})
     assert not gathering._Kept(run, overwrite=False).lacks("whiteness")
@@ -148,7 +164,7 @@ def test_figures_of_another_volume_are_dropped(cells):
 
 def test_a_part_refuses_too_few_tilts(cells):
     with pytest.raises(InputError, match="at least 3 tilts"):
-        fit_part(open_run(cells / "sirt"), np.array([0, 5]), 0, Observer())
+        fit_part(reopen(cells / "sirt"), np.array([0, 5]), 0, Observer())
 
 
 @pytest.mark.parametrize(
@@ -178,4 +194,4 @@ def test_a_checkpoint_of_another_layout_is_refused_in_words(cells, tmp_path):
     field[name] = field[name][:1]
     torch.save(kept, folder / "checkpoint.pt")
     with pytest.raises(InputError, match="does not fit this version"):
-        open_run(folder)
+        reopen(folder)

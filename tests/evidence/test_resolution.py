@@ -116,4 +116,6 @@ def test_rings_of_independent_images_stay_below_chance():
     limits = [ring_correlation(noise(s, (5, 48, 48)), noise(100 + s, (5, 48, 48))) for s in range(10)]
     above = np.mean([rings.correlation > rings.chance for rings in limits])
     assert above < 0.01
+    spread = np.mean([(rings.correlation / rings.chance)[2:] ** 2 for rings in limits]) ** 0.5
+    assert spread == pytest.approx(1 / 3.09, rel=0.1)  # what a normal law exceeds once in a thousand times
     assert max(rings.limit for rings in limits) < 0.05

@@ -61,6 +61,17 @@ def test_some_images_of_a_large_series_tell_its_noise(monkeypatch):
     assert sorted(seen) == [0, 14, 28, 42, 56, 70]
 
 
+def test_pixels_that_were_filled_do_not_count():
+    given, valid = noisy(0.02, 0.004), np.ones((9, 64, 64), bool)
+    valid[:, :, :20] = valid[4:, :, 52:] = False
+    filled = np.where(valid, given, 0.5).astype(np.float32)
+    line = estimate_noise(filled, valid)
+    kept = estimate_noise(given[:, :, 24:48])
+    for intensity in (0.2, 0.5, 0.8):
+        assert line.deviation(intensity) == pytest.approx(kept.deviation(intensity), rel=0.05)
+    assert estimate_noise(filled).slope > 1.5 * line.slope
+
+
 def test_a_clean_series_still_gives_a_positive_line():
     line = estimate_noise(clean().astype(np.float32))
     assert line.slope > 0

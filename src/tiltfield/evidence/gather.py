@@ -12,7 +12,7 @@ import tiltfield
 from tiltfield.errors import InputError
 from tiltfield.evaluate import evaluate
 from tiltfield.evidence.figures import save_fsc, save_residuals
-from tiltfield.evidence.rerun import Run, open_run
+from tiltfield.evidence.rerun import Run, reopen
 from tiltfield.evidence.tilts import EVERY, fsc_figures, halves, held_out_tilts
 from tiltfield.evidence.uncertainty import uncertainty
 from tiltfield.evidence.whiteness import mean_residual, whiteness
@@ -98,7 +98,7 @@ def gather(
         InputError: if there is no finished run, or its series is not to be had.
         KeyboardInterrupt: if it was stopped.
     """
-    run = open_run(folder, wanted.series, wanted.threads)
+    run = reopen(folder, wanted.series, wanted.threads)
     kept = _Kept(run, overwrite=wanted.overwrite)
     if truth is not None:
         kept.add(truth=dict(truth(run.volume)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from tiltfield.noise import Start, make_noise
 from tiltfield.noise.base import NoiseModel
 from tiltfield.noise.gaussian import L1, L2
 from tiltfield.observe import Observer
+from tiltfield.parse import parse_defocus
 from tiltfield.plan import MISFIT, Plan, first_plan, make_problem
 from tiltfield.problem import Problem
 from tiltfield.reconstruct import keep_freed_memory, pick_device, reconstruct
@@ -83,6 +85,7 @@ class Fit:
     Attributes:
         plan: levels and extents.
         config: tells of the defocus.
+        steepest: tilt of the series that was fitted, radians, to which the defocus refers.
         density: 1/pixel, shape (row, n_z, n_x), with padding.
         contrast: gain and offset.
         noise: the noise model; where the method has none, variance against intensity as the images show it.
@@ -90,6 +93,7 @@ class Fit:
 
     plan: Plan
     config: ReconstructConfig
+    steepest: float
     density: Tensor
     contrast: Contrast
     noise: NoiseModel
@@ -106,7 +110,8 @@ class Fit:
         device = self.density.device
         plan = replace(self.plan, scan=None)
         problem = make_problem(series, plan, self.config.seed, device, mask_sides=plan.padding > 0)
-        return replace(problem, blur=neural.blur_of(self.config, series, device))
+        config = _same_blur(self.config, self.steepest, _steepest(series))
+        return replace(problem, blur=neural.blur_of(config, series, device))
 
     def show(self, series: TiltSeries) -> Shown:
         """Hold the density against images.
@@ -133,6 +138,28 @@ class Fit:
         return [image.permute(1, 0, 2).cpu().numpy() for image in images]
 
 
+def _steepest(series: TiltSeries) -> float:
+    """Return the steepest tilt, radians."""
+    return math.radians(float(np.abs(series.angles_deg).max()))
+
+
+def _same_blur(config: ReconstructConfig, steepest: float, of_part: float) -> ReconstructConfig:
+    """Return settings by which a part of a series has the blur that it has in the whole.
+
+    The size in the settings is that at the steepest tilt; it grows as the tangent (:mod:`tiltfield.defocus`).
+
+    Args:
+        config: of the whole.
+        steepest: tilt of the whole, radians.
+        of_part: likewise.
+    """
+    blur = parse_defocus(config.defocus)
+    if blur is None or steepest == of_part or 0 in (steepest, of_part):
+        return config
+    law, most = blur
+    return config.model_copy(update={"defocus": f"{law}:{most * math.tan(of_part) / math.tan(steepest)!r}"})
+
+
 def _within(lower: Tensor, upper: Tensor, generator: torch.Generator) -> Tensor:
     """Return z where both ends meet, else a normal draw from between them."""
     share = torch.rand(lower.shape, generator=generator, dtype=torch.float64).to(lower.device)
@@ -141,7 +168,7 @@ def _within(lower: Tensor, upper: Tensor, generator: torch.Generator) -> Tensor:
     return torch.where(lower == upper, lower, drawn.to(lower.dtype))
 
 
-def open_run(folder: Path, series: Path | None = None, threads: int | None = None) -> Run:
+def reopen(folder: Path, series: Path | None = None, threads: int | None = None) -> Run:
     """Read back a finished run with its series.
 
     Args:
@@ -180,7 +207,7 @@ def open_run(folder: Path, series: Path | None = None, threads: int | None = Non
     solution = None
     if config.method == "neural" and checkpoint is not None:
         solution = _restored(folder, _job(data, config, Observer(), None), checkpoint["state"])
-    fit = _fit_of(solution, config) if solution else _fit_of_volume(volume.data, kept.metrics, data, config)
+    fit = _fit_of(solution, data, config) if solution else _fit_of_volume(volume.data, kept.metrics, data, config)
     return Run(folder, data, config, volume, kept.volume_digest(), fit, solution)
 
 
@@ -188,6 +215,8 @@ def _restored(folder: Path, job: neural.Job, state: dict[str, Any]) -> neural.So
     try:
         return neural.restored(job, state)
     except (RuntimeError, KeyError, TypeError) as error:
+        if isinstance(error, RuntimeError) and "state_dict" not in str(error):  # such as a lack of memory
+            raise
         raise InputError(
             f"the checkpoint in {folder} does not fit this version of tiltfield: reconstruct anew, with tiltfield "
             f"reconstruct --config {folder / 'config.yaml'} --out ANOTHER ({str(error).splitlines()[0]})"
@@ -209,12 +238,12 @@ def fit_part(run: Run, indices: np.ndarray, seed: int, observer: Observer) -> Fi
         KeyboardInterrupt: if it was stopped.
     """
     series = run.series.select(indices)
-    config = run.config.model_copy(update={"seed": seed})
+    config = _same_blur(run.config.model_copy(update={"seed": seed}), _steepest(run.series), _steepest(series))
     if run.solution is not None:
         solution = neural.solve(_job(series, config, observer, run.solution.plan), None)
         if solution.outcome is Outcome.INTERRUPTED:
             raise KeyboardInterrupt
-        return _fit_of(solution, config)
+        return _fit_of(solution, series, config)
     result = reconstruct(series, config, observer=observer)
     if result.interrupted:
         raise KeyboardInterrupt
@@ -239,8 +268,9 @@ def fit_share(run: Run, indices: np.ndarray, seed: int, share: float) -> np.ndar
     """
     if run.solution is None:
         raise InputError(f"the uncertainty is that of method neural, {run.folder} was made by {run.config.method}")
-    config = run.config.model_copy(update={"seed": seed})
-    job = _job(run.series.select(indices), config, Observer(), None)
+    series = run.series.select(indices)
+    config = _same_blur(run.config.model_copy(update={"seed": seed}), _steepest(run.series), _steepest(series))
+    job = _job(series, config, Observer(), None)
     solution = neural.fit_again(job, run.solution.plan, share)
     if solution.outcome is Outcome.INTERRUPTED:
         raise KeyboardInterrupt
@@ -253,11 +283,11 @@ def _job(series: TiltSeries, config: ReconstructConfig, observer: Observer, box:
     return neural.Job(series, config, config.mode, pick_device(config.device), observer, time.perf_counter(), box)
 
 
-def _fit_of(solution: neural.Solution, config: ReconstructConfig) -> Fit:
+def _fit_of(solution: neural.Solution, series: TiltSeries, config: ReconstructConfig) -> Fit:
     noise = solution.state.noise.requires_grad_(False)
     if isinstance(noise, L1 | L2):
         noise = _line(solution.plan)
-    return Fit(solution.plan, config, solution.density, solution.state.contrast, noise)
+    return Fit(solution.plan, config, _steepest(series), solution.density, solution.state.contrast, noise)
 
 
 def _fit_of_volume(volume: np.ndarray, metrics: Any, series: TiltSeries, config: ReconstructConfig) -> Fit:
@@ -267,7 +297,7 @@ def _fit_of_volume(volume: np.ndarray, metrics: Any, series: TiltSeries, config:
     span = plan.high - plan.low
     contrast = Contrast(mode, (metrics["offset"] - plan.low) / span, metrics["gain"] / span)
     density = torch.from_numpy(np.ascontiguousarray(volume.transpose(1, 0, 2)))
-    return Fit(plan, config, density, contrast.requires_grad_(False), _line(plan))
+    return Fit(plan, config, _steepest(series), density, contrast.requires_grad_(False), _line(plan))
 
 
 def _line(plan: Plan) -> NoiseModel:

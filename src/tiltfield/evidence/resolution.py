@@ -113,7 +113,7 @@ def ring_correlation(predicted: np.ndarray, observed: np.ndarray) -> Rings:
     power = np.sqrt(summed(np.abs(p) ** 2) * summed(np.abs(o) ** 2))
     cross = summed((p * o.conj()).real)
     correlation = np.divide(cross, power, out=np.zeros_like(cross), where=power > 0)
-    count = summed(np.full(p.shape, 1.0)) / 2  # k and -k are one
+    count = summed(np.full(p.shape, 1.0))  # k and -k are one, and of a complex number only the real part counts
     alike = float(np.mean(window**4) / np.mean(window**2) ** 2)  # a window makes neighbours alike
     return Rings(np.arange(1, n_rings + 1) / edge, correlation, _ONCE_IN_1000 * np.sqrt(alike / np.maximum(count, 1)))
 

@@ -9,12 +9,12 @@ import torch
 from scipy.ndimage import convolve, uniform_filter
 from torch import Tensor
 
-from tiltfield.contrast import smooth_one
+from tiltfield.contrast import all_valid_around, smooth_one
 from tiltfield.noise.base import Recording
 from tiltfield.series import TiltSeries
 from tiltfield.threads import by_image
 
-_BINS = 24
+_BINS, _WIDTH = 24, 5  # classes of the local mean; pixels across which it is taken
 ENOUGH = 2**24  # pixels to estimate the noise from: deviations within 0.2 %, as with 67 million
 _FEWEST = 5  # images, however large
 SLACK = 3e-5  # of the range: single-precision arithmetic moves a saturated value by less, noise by far more
@@ -40,7 +40,7 @@ class NoiseLine:
         return float(np.sqrt(self.floor + self.slope * max(0.0, intensity - self.dark)))
 
 
-def estimate_noise(images: np.ndarray) -> NoiseLine:
+def estimate_noise(images: np.ndarray, valid: np.ndarray | None = None) -> NoiseLine:
     """Return the line through the variance of neighbour differences against the local mean.
 
     The residual of a pixel against the mean of its four neighbours has 5/4 of the noise variance where the clean image
@@ -49,18 +49,19 @@ def estimate_noise(images: np.ndarray) -> NoiseLine:
     Args:
         images: intensities scaled to about 0 to 1, shape (tilt, row, col). Of a large series some images are enough,
             spread evenly over the tilts.
+        valid: bool, same shape: pixels that count, as those that were filled have no noise; None: all.
     """
     n, every = len(images), -(-images.size // ENOUGH)
     every = min(every, max(1, n // _FEWEST))
     chosen = range((n - 1) % every // 2, n, every)
-    mean = np.stack(by_image(lambda k: smooth_one(images, k, 5), chosen))
-    square = np.stack(by_image(lambda k: _local_variance(images[k]), chosen))
-    edges = np.quantile(np.sort(mean, axis=None), np.linspace(0, 1, _BINS + 1))
-    index = np.stack(by_image(lambda m: np.searchsorted(edges, m, side="right") - 1, mean))
-    index = np.clip(index, 0, _BINS - 1).astype(np.uint8).ravel()
+    seen = by_image(lambda k: _seen(images, valid, k), chosen)
+    mean, square = (np.concatenate(values) for values in zip(*seen, strict=True))
+    edges = np.quantile(np.sort(mean), np.linspace(0, 1, _BINS + 1))
+    index = np.concatenate(by_image(lambda m: np.searchsorted(edges, m, side="right") - 1, [m for m, _ in seen]))
+    index = np.clip(index, 0, _BINS - 1).astype(np.uint8)
     order = np.argsort(index, kind="stable")
     ends = np.cumsum(np.bincount(index, minlength=_BINS))[:-1]
-    classes = zip(np.split(mean.ravel()[order], ends), np.split(square.ravel()[order], ends), strict=True)
+    classes = zip(np.split(mean[order], ends), np.split(square[order], ends), strict=True)
     points = [(float(m.mean()), float(np.median(s))) for m, s in classes if len(m)]
     x, v = np.array(points).T
     slope, level = np.polyfit(x, v, 1)
@@ -71,9 +72,20 @@ def estimate_noise(images: np.ndarray) -> NoiseLine:
     return NoiseLine(slope, floor, dark)
 
 
+def _seen(images: np.ndarray, valid: np.ndarray | None, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return local mean and variance at the pixels of an image, those alone whose neighbours are all valid."""
+    mean, square = smooth_one(images, k, _WIDTH), _local_variance(images[k])
+    if valid is None:
+        return mean.ravel(), square.ravel()
+    whole = all_valid_around(valid, k, _WIDTH + 2)
+    if not whole.any():
+        whole = valid[k]
+    return mean[whole], square[whole]
+
+
 def _local_variance(image: np.ndarray) -> np.ndarray:
     kernel = np.array([[0, -0.25, 0], [-0.25, 1, -0.25], [0, -0.25, 0]], np.float32)
-    return uniform_filter(convolve(image, kernel, mode="nearest") ** 2 / 1.25, 5, mode="nearest")
+    return uniform_filter(convolve(image, kernel, mode="nearest") ** 2 / 1.25, _WIDTH, mode="nearest")
 
 
 def scaled(images: np.ndarray, low: float, high: float) -> np.ndarray:

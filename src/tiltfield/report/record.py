@@ -91,7 +91,7 @@ def read_record(
     Raises:
         InputError: if there is no result, a file is damaged, or a series that is named is not that of the run.
     """
-    kept = RunFolder(folder, resume=True)
+    kept = RunFolder(folder, resume=True, to_read=True)
     if not (kept.resuming and (folder / "metrics.json").exists()):
         raise InputError(
             f"{folder} holds no result of tiltfield reconstruct: expected config.yaml and metrics.json in it"

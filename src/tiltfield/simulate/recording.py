@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -12,6 +11,7 @@ import numpy as np
 
 from tiltfield.config import SimulateConfig
 from tiltfield.simulate.scan import ScanLaw, scan_law
+from tiltfield.threads import as_many_as
 
 if TYPE_CHECKING:
     from tiltfield.noise import NoiseFile
@@ -174,20 +174,7 @@ def drawing_from_file(noise: NoiseFile, seed: int) -> Draw:
     generator = torch.Generator().manual_seed(int(state[0] >> np.uint64(1)))
 
     def draw(image: np.ndarray) -> np.ndarray:
-        with torch.no_grad(), _one_thread():
+        with torch.no_grad(), as_many_as(1):  # how threads share an array decides which loop rounds a value
             return np.asarray(noise.model.sample(torch.from_numpy(image), generator).numpy(), np.float32)
 
     return draw
-
-
-@contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
-    """Keep torch to one thread: how it shares out an array decides which loop rounds a value."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
