@@ -56,16 +56,30 @@ def test_a_run_is_named_by_its_folder(tiltfield, volume):
     assert names(volume.parent) == ["volume.mrc", "volume.rec"]
 
 
-def test_turning_twice_more_brings_back_what_was(tiltfield, volume, tmp_path):
-    """Four rotations by 90° are none: values, voxel size and origin."""
-    source = volume
-    for k in range(4):
-        tiltfield("convert", source, "--out", tmp_path / f"{k}.mrc", "--orient", "xzy")
-        source = tmp_path / f"{k}.mrc"
-    first, last = mrcfile.open(volume), mrcfile.open(source)
-    np.testing.assert_array_equal(last.data, first.data)
-    for axis in "xyz":
-        assert float(last.header.origin[axis]) == pytest.approx(float(first.header.origin[axis]))
+def same_files(first, second):
+    with mrcfile.open(first) as a, mrcfile.open(second) as b:
+        np.testing.assert_array_equal(a.data, b.data)
+        for axis in "xyz":
+            assert float(a.header.origin[axis]) == pytest.approx(float(b.header.origin[axis]))
+
+
+def test_a_file_that_was_turned_is_turned_back_and_turned_no_further(tiltfield, volume, tmp_path):
+    turned, again, back = (tmp_path / f"{name}.mrc" for name in ("turned", "again", "back"))
+    tiltfield("convert", volume, "--out", turned, "--orient", "xzy")
+    tiltfield("convert", turned, "--out", again, "--orient", "xzy")
+    tiltfield("convert", turned, "--out", back, "--orient", "xyz", "--format", "mrc")
+    same_files(turned, again)
+    same_files(volume, back)
+    np.testing.assert_array_equal(read_volume(turned).data, read_volume(volume).data)
+
+
+def test_what_another_program_turned_after_us_is_left_as_it_lies(tiltfield, volume, tmp_path):
+    turned = tmp_path / "turned.mrc"
+    tiltfield("convert", volume, "--out", turned, "--orient", "xzy")
+    with mrcfile.open(turned, "r+") as file:
+        file.add_label("clip: rotx - rotation by -90 about X")
+        lies = file.data.copy()
+    np.testing.assert_array_equal(read_volume(turned).data, lies)
 
 
 def test_json_says_how_to_get_densities_back(tiltfield, volume, tmp_path):

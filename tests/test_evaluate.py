@@ -7,7 +7,7 @@ import pytest
 
 from tiltfield.errors import InputError
 from tiltfield.evaluate import evaluate
-from tiltfield.metrics import fsc_resolution, mse_minmax, psnr_affine, psnr_minmax, ssim
+from tiltfield.metrics import curve_resolution, fsc, mse_minmax, psnr_affine, psnr_minmax, ssim
 from tiltfield.series import Volume
 
 
@@ -31,8 +31,8 @@ def test_figures_are_those_of_the_metrics(estimate, truth):
         "psnr_minmax_db": psnr_minmax(a, b),
         "mse_minmax": mse_minmax(a, b),
         "ssim": ssim(a, b),
-        "fsc_0.5": fsc_resolution(a, b, 0.5, 2.0),
-        "fsc_0.143": fsc_resolution(a, b, 0.143, 2.0),
+        "fsc_0.5": curve_resolution(*fsc(a, b), 0.5, 2.0),
+        "fsc_0.143": curve_resolution(*fsc(a, b), 0.143, 2.0),
         "fsc_unit": "nm",
     }
 

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from tiltfield.geometry import SliceGeometry, centred, detector_coordinate
-from tiltfield.projector import SliceProjector, project_rays
+from tiltfield.projector import Rays, SliceProjector
+from tiltfield.rays import stratified
 
 TILTS = np.array([-70.0, -45.0, -33.3, -1e-7, 0.0, 1e-3, 12.5, 45.0, 61.0, 89.0])
 SIZES = [
@@ -149,11 +150,13 @@ def analytic(points):
     return sum(w * gaussian(z, x, sigma, centre) for w, sigma, centre in parts) * torch.exp(-((y / 20) ** 2))
 
 
-def rays(u, tilts, y=3.0, **options):
-    theta = torch.deg2rad(torch.tensor(tilts, dtype=F64))
-    flat = [theta.repeat_interleave(len(u)), u.repeat(len(tilts))]
-    height = torch.full_like(flat[0], y)
-    return project_rays(analytic, height, flat[1], flat[0], half_length=45.0, **options).reshape(len(tilts), len(u))
+def rays(u, tilts, y=3.0, *, n_samples, generator=None, half_length=45.0):
+    """∫ρ ds ≈ Σ ρ(x_i, y, z_i) δ, as the published methods sample it."""
+    theta = torch.deg2rad(torch.tensor(tilts, dtype=F64)).repeat_interleave(len(u))
+    end = torch.full_like(theta, half_length)
+    s = stratified(-end, end, n_samples, generator)
+    points = Rays(torch.full_like(theta, y), u.repeat(len(tilts)), theta).points(s)
+    return (analytic(points).sum(-1) * 2 * half_length / n_samples).reshape(len(tilts), len(u))
 
 
 def test_ray_sampler_and_slice_projector_meet_as_the_grid_gets_finer():

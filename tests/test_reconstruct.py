@@ -155,7 +155,7 @@ def test_time_spent_before_the_call_counts(cell, monkeypatch):
     assert 27 < result.metrics["seconds"] < 33
     steps, full = result.metrics["steps"], result.metrics["steps_in_full"]
     assert steps < 0.7 * full
-    assert any(f"left {steps} of {full} steps" in line for line in keeper.said)
+    assert any(f"allowed {steps} of {full} steps" in line for line in keeper.said)
 
 
 def test_a_resumed_run_keeps_to_the_time_of_the_whole_run(cell, monkeypatch):

@@ -181,6 +181,15 @@ def test_a_finished_run_is_left_alone(fit, stack, tmp_path):
     assert {p.name: p.read_bytes() for p in (tmp_path / "run").iterdir()} == before
 
 
+@pytest.mark.parametrize(("given", "goes_on"), [({"max_time": 20.0}, True), ({"max_time": 5.0}, False), ({}, False)])
+def test_a_run_that_its_time_limit_cut_short_goes_on_with_a_longer_one(fit, stack, tmp_path, given, goes_on):
+    go(stack, tmp_path / "run", max_time=10.0)
+    folder = RunFolder(tmp_path / "run", resume=True)
+    folder.write_metrics({**folder.metrics, "outcome": "finished", "steps": 4, "steps_in_full": 10})
+    assert (go(None, tmp_path / "run", resume=True, **given) is not None) == goes_on
+    assert fit.resumed_from == ({"step": 10, "weights": fit.resumed_from["weights"]} if goes_on else None)
+
+
 def test_an_interrupted_run_is_written_and_goes_on(fit, stack, tmp_path):
     fit.interrupt_at = 5
     assert go(stack, tmp_path / "run").interrupted

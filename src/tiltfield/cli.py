@@ -234,6 +234,8 @@ def _errors_in_words() -> Iterator[None]:
     except CycloptsError as error:
         _fail(_flag_message(error), EXIT_INPUT, turn)
     except InputError as error:
+        if os.environ.get("TILTFIELD_DEBUG") and error.__cause__ is not None:  # what a library said of a file
+            raise
         _fail("; ".join(line.strip() for line in str(error).splitlines()), EXIT_INPUT, turn)
     except KeyboardInterrupt:
         _fail("stopped before there was anything to keep", EXIT_STOPPED, turn)
@@ -273,9 +275,13 @@ def _value_message(problem: Mapping[str, Any]) -> str:
 
 def _outcome(result: Reconstruction | None, out: Path) -> str:
     if result is None:
-        return (
-            f"the run in {out} is finished already; open {out / 'report.html'}, or see preview.png\n{_next_steps(out)}"
-        )
+        from tiltfield.runfolder import cut_short, read_metrics
+
+        done = f"the run in {out} is finished already; open {out / 'report.html'}, or see preview.png"
+        if cut_short(found := read_metrics(out)):
+            done += f"\nits time limit allowed {found['steps']} of {found['steps_in_full']} steps: with a longer "
+            done += "--max-time it goes on"
+        return f"{done}\n{_next_steps(out)}"
     size = " × ".join(str(n) for n in result.volume.data.shape)
     done = f"wrote {out / 'volume.mrc'} ({size}, z y x); open {out / 'report.html'}, or look at preview.png"
     if result.interrupted:
@@ -284,13 +290,13 @@ def _outcome(result: Reconstruction | None, out: Path) -> str:
 
 
 def _next_steps(out: Path) -> str:
-    return "\n".join(
-        (
-            f"  tiltfield evaluate {out}              how far to trust it",
-            f"  tiltfield view {out}                  look at it in napari",
-            f"  tiltfield convert {out} --format tiff write it for Fiji; mrc for 3dmod, ome-zarr for napari",
-        )
-    )
+    steps = {
+        f"evaluate {out}": "how far to trust it",
+        f"view {out}": "look at it in napari",
+        f"convert {out} --format tiff": "write it for Fiji; mrc for 3dmod, ome-zarr for napari",
+    }
+    width = max(map(len, steps))
+    return "\n".join(f"  tiltfield {command:{width}}  {why}" for command, why in steps.items())
 
 
 if __name__ == "__main__":

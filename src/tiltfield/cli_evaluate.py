@@ -103,8 +103,7 @@ def _summary(figures: Mapping[str, Any], folder: Path) -> str:
         f"halves     FSC of even and odd tilts falls below 0.143 at {_period(fsc, '')}, below 0.5 at "
         f"{_period(fsc, '_0.5')}; measured up to a period of {1 / max(fsc['measured_up_to'], 1e-9):.3g} pixels",
         f"held out   {held['tilts']} tilts left out are predicted with χ² {held['chi2']:.3f} per pixel (noise: 1; "
-        f"tilts that were fitted: {held['fitted_chi2']:.3f}), error {held['error_over_noise']:.2f} of the noise"
-        f"{_reach(held['frc'])}",
+        f"tilts that were fitted: {held['fitted_chi2']:.3f}), {_error(held)}{_reach(held['frc'])}",
         f"residuals  {white['verdict']}: {white['words']}",
     ]
     if "uncertainty" in figures:
@@ -117,6 +116,13 @@ def _summary(figures: Mapping[str, Any], folder: Path) -> str:
             f"figures in {folder / 'evaluation.json'}; pictures fsc.png and residuals.png; all is in report.html",
         ]
     )
+
+
+def _error(held: Mapping[str, Any]) -> str:
+    """Return the error of predicted images, which cannot be told where the noise is taken for larger than it is."""
+    if held["chi2"] > 1:
+        return f"error {held['error_over_noise']:.2f} of the noise"
+    return "no more than the noise is taken for, which may be too much: error unknown"
 
 
 def _period(fsc: Mapping[str, Any], suffix: str) -> str:

@@ -111,6 +111,11 @@ class FitState:
         modules = {name: copy.deepcopy(module.state_dict()) for name, module in self.modules.items() if self.best}
         self.interrupted = {**self.state_dict(), **modules}
 
+    def settle(self) -> None:
+        """Go back to the best parameters, and forget what only a fit that goes on has need of."""
+        self.restore_best()
+        self.best, self.optimisers = {}, []
+
     def state_dict(self) -> dict[str, Any]:
         """Return tensors and plain values that :meth:`load_state_dict` takes, from which the fit can go on.
 

@@ -164,25 +164,23 @@ def axis_degrees(tilt_axis: str | float) -> float:
 
 
 def orient(images: np.ndarray, tilt_axis: str | float) -> np.ndarray:
-    """Turn images so that the tilt axis is vertical (along the rows' y).
+    """Turn images by quarters so that the tilt axis is vertical (along the rows' y), exactly.
 
     Args:
         images: shape (tilt, row, col).
-        tilt_axis: as :func:`axis_degrees` takes it.
+        tilt_axis: as :func:`axis_degrees` takes it; a multiple of 90°. By other angles :class:`Placement` turns.
 
     Returns:
-        shape (tilt, row', col'), the same array for "y"; for a quarter turn exact, for another angle interpolated by a
-        cubic spline, in the shape of the nearest quarter turn.
+        shape (tilt, row', col'), the same array for "y".
 
     Raises:
-        ValueError: if `tilt_axis` is no axis.
+        ValueError: if `tilt_axis` is no such axis.
     """
     degrees = axis_degrees(tilt_axis)
-    if degrees % 90 == 0:
-        quarter = int(degrees // 90) % 4
-        return np.ascontiguousarray(np.rot90(images, k=-quarter, axes=(1, 2))) if quarter else images
-    maps = Placement.unmoved(len(images)).turned(degrees)
-    return maps.move(images, maps.shape(images.shape[1:])).astype(images.dtype)
+    if degrees % 90:
+        raise ValueError(f"expected a tilt axis at a multiple of 90°, got {degrees:g}°")
+    quarter = int(degrees // 90) % 4
+    return np.ascontiguousarray(np.rot90(images, k=-quarter, axes=(1, 2))) if quarter else images
 
 
 @dataclass(frozen=True, eq=False)

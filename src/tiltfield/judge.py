@@ -163,10 +163,7 @@ def _pixels(model: NoiseModel, noisy: Tensor, clean: Tensor, generator: torch.Ge
     given = model.given(model.scores(noisy, clean, mapped))
     likelihood = model.log_law(noisy, clean, given, mapped).nan_to_num(nan=-math.inf, neginf=-math.inf)
     white = model.whiten(noisy, clean)
-    lower, upper = model.bounds(noisy, clean)
-    share = torch.rand(noisy.shape, generator=generator, dtype=torch.float64)
-    below, up_to = (torch.special.ndtr(end.double()) for end in (lower, upper))
-    return likelihood, torch.lerp(below, up_to, share), white
+    return likelihood, uniform_within(*model.bounds(noisy, clean), generator), white
 
 
 def _images(chunks: Sequence[Tensor], pairs: Pairs) -> np.ndarray:
@@ -181,6 +178,24 @@ def _recorded(model: NoiseModel, recording: Recording) -> NoiseModel:
         if isinstance(part, NoiseModel) and "recording" in vars(part):
             part.recording = recording
     return fair
+
+
+def uniform_within(lower: Tensor, upper: Tensor, generator: torch.Generator) -> Tensor:
+    """Return Φ(z) for a draw of z from between two bounds: uniform over the pixels if the model is right.
+
+    Args:
+        lower: bounds, any shape; where they are equal nothing is drawn.
+        upper: likewise, not below.
+        generator: of the draws.
+
+    Returns:
+        0 to 1, float64, same shape.
+
+    Dunn & Smyth, J. Comput. Graph. Stat. 5 (1996) 236 (randomised quantile residuals).
+    """
+    share = torch.rand(lower.shape, generator=generator, dtype=torch.float64, device=generator.device)
+    below, up_to = (torch.special.ndtr(end.double()) for end in (lower, upper))
+    return torch.lerp(below, up_to, share.to(lower.device))
 
 
 def uniform_gap(uniform: np.ndarray) -> float:

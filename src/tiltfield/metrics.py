@@ -139,22 +139,6 @@ def ssim(estimate: np.ndarray, truth: np.ndarray, scaling: Scaling = "affine") -
     return float(structural_similarity(fitted, target, win_size=window - (window + 1) % 2, data_range=peak))
 
 
-def dssim(estimate: np.ndarray, truth: np.ndarray, scaling: Scaling = "minmax") -> float:
-    """Return the structural dissimilarity (1 - SSIM) / 2, 0 for equal arrays.
-
-    Args:
-        estimate: shape (row, col) or (z, y, x), any unit.
-        truth: same shape.
-        scaling: as in :func:`ssim`; by default the paper's.
-
-    Raises:
-        InputError: as :func:`ssim`.
-
-    Kniesel et al., CVPR 2022; its tables show 10 times this.
-    """
-    return (1 - ssim(estimate, truth, scaling)) / 2
-
-
 def fsc(a: np.ndarray, b: np.ndarray, where: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
     """Return the Fourier shell correlation of two volumes, Σ Re(A B*) / sqrt(Σ|A|² Σ|B|²) over each shell.
 
@@ -187,24 +171,6 @@ def fsc(a: np.ndarray, b: np.ndarray, where: np.ndarray | None = None) -> tuple[
     power = np.sqrt(summed(np.abs(fa) ** 2) * summed(np.abs(fb) ** 2))
     correlation = np.divide(cross, power, out=np.zeros_like(cross), where=power > 0)
     return np.arange(1, edge // 2 + 1) / edge, correlation
-
-
-def fsc_resolution(a: np.ndarray, b: np.ndarray, threshold: float, voxel_size_nm: float | None = None) -> float:
-    """Return the period at which the Fourier shell correlation of two volumes first falls below a threshold.
-
-    Args:
-        a: volume, shape (z, y, x).
-        b: same shape.
-        threshold: usually 0.5 (against a truth) or 0.143 (between two halves of the data), below 1.
-        voxel_size_nm: edge of a voxel, nm.
-
-    Returns:
-        as :func:`curve_resolution`.
-
-    Raises:
-        InputError: if shapes differ.
-    """
-    return curve_resolution(*fsc(a, b), threshold, voxel_size_nm)
 
 
 def curve_resolution(

@@ -131,7 +131,7 @@ def solve(job: Job, resume: Mapping[str, Any] | None) -> Solution:
         raise InputError(f"{job.series.name}: the loss became infinite or NaN in the first pass; {DIVERGED_ADVICE}")
     full = fitting(schedule, state).steps(problem.box.n_y)
     if outcome is Outcome.FINISHED and state.step < HURRIED * full:
-        job.observer.say(f"the time limit left {state.step} of {full} steps: a longer --max-time shows more")
+        job.observer.say(f"the time limit allowed {state.step} of {full} steps: a longer --max-time shows more")
     return _solution(begin, outcome, prepared)
 
 
@@ -152,7 +152,7 @@ def restored(job: Job, checkpoint: Mapping[str, Any]) -> Solution:
     """
     begin = _begin(job, checkpoint)
     begin.state.load_state_dict(checkpoint["fit"])
-    begin.state.restore_best()
+    begin.state.settle()
     return _solution(begin, Outcome.FINISHED, checkpoint["prepared"])
 
 
@@ -273,8 +273,17 @@ def checkpoint_of(plan: Plan, state: FitState, prepared: float) -> dict[str, Any
 
 def volume_of(solution: Solution) -> np.ndarray:
     """Return the fitted density over the field of view, 1/pixel, float32, shape (z, y, x)."""
-    padding = solution.plan.padding
-    inside = solution.density[:, :, padding : solution.density.shape[2] - padding]
+    return in_view(solution.density, solution.plan.padding)
+
+
+def in_view(density: Tensor, padding: int) -> np.ndarray:
+    """Return a density over the field of view, float32, shape (z, y, x).
+
+    Args:
+        density: shape (row, n_z, n_x), with padding.
+        padding: columns on each side that the field of view does not have.
+    """
+    inside = density[:, :, padding : density.shape[2] - padding]
     return np.ascontiguousarray(inside.permute(1, 0, 2).cpu().numpy())
 
 

@@ -171,7 +171,7 @@ def inside_box(angles_deg: np.ndarray, n_u: int, n_x: int, n_z: int) -> np.ndarr
     """Return which rays stay between the sides of the box all the way through the slab.
 
     A ray at column u is at x = (u - z sin θ)/cos θ; within |z| ≤ n_z/2 it stays inside |x| ≤ n_x/2 if
-    |u| ≤ (n_x/2) cos θ - (n_z/2) |sin θ|.
+    |u| ≤ (n_x/2) cos θ - (n_z/2) |sin θ|, here to half a pixel.
 
     Args:
         angles_deg: tilts, degrees, shape (tilt,).

@@ -1,4 +1,4 @@
-"""Line integrals of a density: the slice projector with its exact adjoint, and the ray sampler it is checked against.
+"""Line integrals of a density: the slice projector with its exact adjoint, and the rays that it is checked against.
 
 All rays of a single-axis, parallel-beam series stay in planes of constant y. So one slice is evaluated once on a (z, x)
 grid and projected at every tilt by a sparse linear map A. An entry of A is the area that a square pixel of the slice
@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -275,38 +274,3 @@ class Rays:
         """Return the points (z, y, x) at distances s along the rays, shape (n, samples) to (n, samples, 3)."""
         cos, sin, u = torch.cos(self.angle)[:, None], torch.sin(self.angle)[:, None], self.u[:, None]
         return torch.stack([u * sin + s * cos, self.y[:, None].expand_as(s), u * cos - s * sin], dim=-1)
-
-
-def project_rays(
-    density: Callable[[Tensor], Tensor],
-    y: Tensor,
-    u: Tensor,
-    angles: Tensor,
-    *,
-    half_length: float,
-    n_samples: int,
-    generator: torch.Generator | None = None,
-) -> Tensor:
-    """Integrate a density along rays by sampling it, ∫ρ ds ≈ Σ ρ(x_i, y, z_i) δ.
-
-    This is the renderer of Mildenhall et al. (NeRF, 2020) for parallel rays, and the reference for
-    :class:`SliceProjector`. Rays are sampled for |s| ≤ half_length.
-
-    Args:
-        density: takes points (z, y, x), centred, pixels, shape (..., 3), returns densities (...).
-        y: centred row coordinates, pixels, shape (n,).
-        u: centred column coordinates, pixels, shape (n,).
-        angles: tilts, radians, shape (n,).
-        half_length: half the sampled length, pixels, > 0.
-        n_samples: samples a ray, ≥ 1.
-        generator: if given, samples are stratified (one at random in each interval), else at the midpoints.
-
-    Returns:
-        line integrals, shape (n,).
-    """
-    step = 2 * half_length / n_samples
-    offsets = torch.full((len(u), n_samples), 0.5, dtype=u.dtype, device=u.device)
-    if generator is not None:
-        offsets = torch.rand(offsets.shape, generator=generator, dtype=u.dtype, device=u.device)
-    s = (torch.arange(n_samples, dtype=u.dtype, device=u.device) + offsets) * step - half_length  # (n, samples)
-    return density(Rays(y, u, angles).points(s)).sum(-1) * step

@@ -7,6 +7,7 @@ import resource
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ from tiltfield.series import TiltSeries, Volume
 __all__ = ["Forecast", "Reconstruction", "check_memory", "expected", "forecast", "reconstruct"]
 
 CLASSICAL_ROWS = 64
+EXCEEDED = 1.2  # times its limit that a run may take before that is told of
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
 
 
@@ -130,12 +132,16 @@ def _reconstructed(
         solved = _classical(series, config, mode, device, observer)
     else:
         solved = _neural(neural.Job(series, config, mode, device, observer, began), resume)
-    used = torch.get_num_threads()
+    used, seconds = torch.get_num_threads(), time.perf_counter() - began
+    if config.max_time is not None and seconds > EXCEEDED * config.max_time:
+        observer.say(
+            f"the limit of {config.max_time:g} s was exceeded, {seconds:.0f} s: what comes before the fit is not cut short"
+        )
     resolved = config.model_copy(update={"mode": mode, "device": device.type, "threads": used})
     metrics = {
         "method": config.method,
         "mode": mode,
-        "seconds": time.perf_counter() - began,
+        "seconds": seconds,
         "peak_memory_bytes": peak_memory(),
         "device": torch.cuda.get_device_name(device)
         if device.type == "cuda"
@@ -236,11 +242,15 @@ def peak_memory() -> int:
 
 
 def _mode(series: TiltSeries, config: ReconstructConfig, observer: Observer) -> ContrastMode:
-    if config.mode != "auto":
-        return config.mode
-    mode, reason = decide_mode(series)
-    observer.say(f"contrast {reason}")
-    return mode
+    if config.mode == "auto":
+        mode, reason = decide_mode(series)
+        observer.say(f"contrast {reason}")
+        return mode
+    with suppress(InputError):  # the images need not tell
+        mode, reason = decide_mode(series)
+        if mode != config.mode:
+            observer.say(f"warning contrast: {config.mode} was asked for, but the images look like {reason}")
+    return config.mode
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,6 +1,7 @@
 """What the residuals of a fit tell: how well each tilt fits, and whether the noise is what the model takes it for.
 
-Both are told from pixels held out of the fit where there are any: a fit follows the noise of those it sees.
+Where there are pixels that were held out of the fit, the errors are told of them too: a fit follows the noise of those
+it sees. Correlation takes neighbours, which are never all held out, and so the pixels that were fitted.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tiltfield.judge import noise_cdf, uniform_gap
+from tiltfield.judge import noise_cdf, uniform_gap, uniform_within
 from tiltfield.neural import Solution
 from tiltfield.noise.base import NoiseModel
 from tiltfield.noise.estimate import autocorrelation
@@ -128,7 +129,8 @@ def noise_figures(solution: Solution) -> dict[str, Any]:
         seen, there = (block.observed - clean)[block.held], clean[block.held]
         span, low = solution.plan.high - solution.plan.low, solution.plan.low
         generator = torch.Generator(clean.device).manual_seed(0)
-        uniform = _uniform(noise, block.observed, clean, block.labels, generator)[block.held].cpu().numpy()
+        bounds = noise.bounds(block.observed, clean, block.labels)
+        uniform = uniform_within(*bounds, generator)[block.held].cpu().numpy()
         drawn = noise.sample(clean, generator) - clean
         scores = noise.scores(block.observed, clean)
         white = None if noise.axis is None else noise.whiten(block.observed, clean)
@@ -141,13 +143,6 @@ def noise_figures(solution: Solution) -> dict[str, Any]:
             "density": _densities(noise, seen, there, span, low),
             "autocorrelation": _lags(scores, valid) | ({} if white is None else _lags(white, valid, "white_")),
         }
-
-
-def _uniform(noise: NoiseModel, observed: Tensor, clean: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
-    """Return draws that are uniform if the model is right, between the ends of each pixel's distribution function."""
-    below, up_to = (torch.special.ndtr(end.double()) for end in noise.bounds(observed, clean, labels))
-    share = torch.rand(clean.shape, generator=generator, device=clean.device, dtype=torch.float64)
-    return torch.lerp(below, up_to, share)
 
 
 def _variances(

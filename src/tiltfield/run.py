@@ -15,7 +15,7 @@ from tiltfield import ranks
 from tiltfield.config import NOISE_NAMES, ExportConfig, ReconstructConfig
 from tiltfield.errors import InputError
 from tiltfield.observe import Observer
-from tiltfield.runfolder import LOG, RunFolder, atomic, fingerprint
+from tiltfield.runfolder import LOG, RunFolder, atomic, cut_short, fingerprint
 from tiltfield.series import TiltSeries
 
 if TYPE_CHECKING:
@@ -207,7 +207,8 @@ def run(request: Request, screen: Observer) -> Reconstruction | None:
         screen: shows messages and progress.
 
     Returns:
-        the result, or None if the run to be resumed is finished already, or is another process's to write.
+        the result, or None if the run to be resumed is finished already (and not given more time than the limit that
+        cut it short), or is another process's to write.
 
     Raises:
         InputError: if the input, the settings or the folder cannot be used; then nothing has been written.
@@ -245,7 +246,8 @@ def _lead(request: Request, screen: Observer) -> Reconstruction | None:
             folder = RunFolder(request.out, resume=request.resume, overwrite=request.overwrite)
             if folder.finished:
                 _refuse_another(folder, request.settings)
-                return None
+                if not _has_more_time(folder, request.settings):
+                    return None
             held.callback(folder.release)
             series_path, config = _settle(request, folder, screen)
             known = request.series
@@ -334,6 +336,12 @@ def agreed(recorded: ReconstructConfig, settings: Mapping[str, Any], folder: Pat
 def _refuse_another(folder: RunFolder, settings: Mapping[str, Any]) -> None:
     """Refuse settings that contradict those of a finished run, whose folder has what became of "auto"."""
     agreed(folder.recorded()[1], {name: value for name, value in settings.items() if value != "auto"}, folder.path)
+
+
+def _has_more_time(folder: RunFolder, settings: Mapping[str, Any]) -> bool:
+    """Return whether a finished run, which a time limit had cut short, is given a longer one."""
+    limit, now = folder.recorded()[1].max_time, settings.get("max_time")
+    return cut_short(folder.metrics) and limit is not None and now is not None and now > limit
 
 
 def _checkpoint_of(folder: RunFolder, digest: str, screen: Observer) -> dict[str, Any] | None:

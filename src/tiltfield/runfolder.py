@@ -306,6 +306,15 @@ def read_metrics(folder: Path) -> dict[str, Any]:
         return {}
 
 
+def cut_short(metrics: Mapping[str, Any]) -> bool:
+    """Return whether a run ended by its time limit, before its last step.
+
+    Args:
+        metrics: of metrics.json.
+    """
+    return metrics.get("outcome") == "finished" and metrics.get("steps", 0) < metrics.get("steps_in_full", 0)
+
+
 def take_series(values: Mapping[str, Any], source: str) -> tuple[Path | None, dict[str, Any]]:
     """Return the series that a config.yaml names, and its settings.
 

@@ -258,7 +258,7 @@ def _angle_problems(series: TiltSeries) -> list[str]:
     if not np.all(np.isfinite(angles)):
         which = series.tilt_numbers[~np.isfinite(angles)][0]
         return [f"tilt angle {which} (counted from 1) is not a number"]
-    if count and np.all(angles == angles[0]):
+    if count >= _FEWEST_TILTS and np.all(angles == angles[0]):
         return [
             f"all {count} tilt angles are equal ({angles[0]:g}°); a tilt series needs different ones: check --angles"
         ]

@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import torch
+
+from tiltfield.noise.estimate import autocorrelation
 
 BINS = 16  # classes of the clean intensity, equally many pixels in each
 LAGS = 8
@@ -89,9 +92,8 @@ def correlations(noise: np.ndarray, axis: int, lags: int) -> tuple[float, ...]:
         axis: along which.
         lags: how many; fewer than the axis has pixels.
     """
-    n = np.moveaxis(noise - noise.mean(dtype=np.float64), axis, -1)
-    pairs = ((n[..., :-lag], n[..., lag:]) for lag in range(1, lags + 1))
-    return tuple(float(2 * np.vdot(a, b) / max(np.vdot(a, a) + np.vdot(b, b), 1e-30)) for a, b in pairs)
+    centred = torch.from_numpy(noise - noise.mean(dtype=np.float64))
+    return tuple(autocorrelation(centred, axis, lags).tolist())
 
 
 def spectrum(noise: np.ndarray, axis: int) -> np.ndarray:

@@ -17,6 +17,8 @@ from tiltfield.export import WRITERS, export, imagej, make_image, ome_zarr, outp
 from tiltfield.export.image import turned, turned_origin
 from tiltfield.export.ome_zarr import halved, pyramid
 from tiltfield.geometry import centred, detector_coordinate
+from tiltfield.io import read_volume
+from tiltfield.io.mrc import TURNED
 from tiltfield.observe import Observer
 from tiltfield.series import Volume
 
@@ -114,7 +116,10 @@ def test_mrc(volume, tmp_path, dtype, mode, orient):
         labels = mrc.get_labels()
         assert labels[0].startswith("tiltfield ")
         assert labels[1] == "tiltfield reconstruct cell.st"
-        assert (labels[-1].startswith("density = ")) == (dtype != "float32")
+        assert (labels[2:3] or [""])[0].startswith("density = ") == (dtype != "float32")
+        assert (labels[-1] == TURNED) == (orient == "xzy")
+    np.testing.assert_array_equal(read_volume(path).data.shape, volume.data.shape)
+    assert np.corrcoef(read_volume(path).data.ravel(), volume.data.ravel())[0, 1] > 0.999
 
 
 def test_signed_bytes_show_it_in_their_range(volume, tmp_path):

@@ -120,7 +120,7 @@ def test_a_shift_between_frames_is_said(repeats):
     frames[1] = np.roll(frames[1], (3, -2), (0, 1))
     heard = Heard()
     found = pairs_from_repeats(frames, heard)
-    assert any("frame 1 looks shifted against frame 0 by 3 rows and -2 columns" in line for line in heard.lines)
+    assert any("frame 2 looks shifted against frame 1 by 3 rows and -2 columns" in line for line in heard.lines)
     assert list(found.notes) == heard.lines
 
 

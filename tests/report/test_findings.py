@@ -90,11 +90,30 @@ def test_a_single_odd_intensity_is_named():
 @pytest.mark.parametrize("seed", range(20))
 def test_intensities_that_only_scatter_are_left_alone(seed):
     assert intensity_jumps(tilts(mean_residual=lambda r: 3 * r, seed=seed), 1000.0) == []
-    assert intensity_jumps(tilts(mean_residual=lambda r: 40 * r, seed=seed), 1000.0) == []
+    assert intensity_jumps(tilts(mean_residual=lambda r: 15 * r, seed=seed), 1000.0) == []
 
 
 def test_a_slow_trend_is_no_jump():
     assert intensity_jumps(tilts(mean_residual=lambda r: r + np.linspace(-30, 30, N)), 1000.0) == []
+
+
+def test_the_steepest_tilts_may_be_less_well_explained_and_a_trend_towards_them_is_no_step():
+    ends = np.linspace(-1, 1, N) ** 8
+    for away in (30 * ends, -30 * ends, 30 * ends * (np.arange(N) > N / 2)):
+        assert intensity_jumps(tilts(mean_residual=lambda r, away=away: r + away), 1000.0) == []
+    last = tilts(mean_residual=lambda r: r + 90 * (np.arange(N) == N - 1))
+    assert f"ilt {N} " in one(intensity_jumps(last, 1000.0), "look")
+
+
+def test_exposures_that_differ_a_little_are_to_be_looked_at():
+    differ = tilts(mean_residual=lambda r: r + np.random.default_rng(0).normal(0, 50, N))
+    assert "exposures differ" in one(intensity_jumps(differ, 1000.0), "look")
+
+
+def test_much_noise_of_which_little_is_left_is_not_called_clean():
+    text = one(misfit(tilts(lambda usual: 0.5 * usual), 0.1, 0.08), "look")
+    assert "8 % of the grey range" in text
+    assert "axis" in text
 
 
 def test_a_misfit_is_told_and_a_fit_is_not():

@@ -17,6 +17,8 @@ from tiltfield.config import ReconstructConfig
 from tiltfield.contrast import Contrast
 from tiltfield.errors import InputError
 from tiltfield.fit import Outcome
+from tiltfield.forecast import check_memory, knowing
+from tiltfield.judge import uniform_within
 from tiltfield.noise import Start, make_noise
 from tiltfield.noise.base import NoiseModel
 from tiltfield.noise.gaussian import L1, L2
@@ -101,9 +103,7 @@ class Fit:
     @property
     def volume(self) -> np.ndarray:
         """Return the density over the field of view, float32, shape (z, y, x)."""
-        padding = self.plan.padding
-        inside = self.density[:, :, padding : self.density.shape[2] - padding]
-        return np.ascontiguousarray(inside.permute(1, 0, 2).cpu().numpy())
+        return neural.in_view(self.density, self.plan.padding)
 
     def problem(self, series: TiltSeries) -> Problem:
         """Return any tilts of the same field of view by slices; every valid pixel is used or held."""
@@ -162,9 +162,7 @@ def _same_blur(config: ReconstructConfig, steepest: float, of_part: float) -> Re
 
 def _within(lower: Tensor, upper: Tensor, generator: torch.Generator) -> Tensor:
     """Return z where both ends meet, else a normal draw from between them."""
-    share = torch.rand(lower.shape, generator=generator, dtype=torch.float64).to(lower.device)
-    below, up_to = (torch.special.ndtr(end.double()) for end in (lower, upper))
-    drawn = torch.special.ndtri(torch.lerp(below, up_to, share).clamp(1e-12, 1 - 1e-12))
+    drawn = torch.special.ndtri(uniform_within(lower, upper, generator).clamp(1e-12, 1 - 1e-12))
     return torch.where(lower == upper, lower, drawn.to(lower.dtype))
 
 
@@ -201,6 +199,7 @@ def reopen(folder: Path, series: Path | None = None, threads: int | None = None)
         raise InputError(
             f"the images, masks, angles or noise model of {path} are not those that the run in {folder} was made from"
         )
+    check_memory(data.images.shape, knowing(config, data.pixel_size_nm))
     if data.valid is not None:
         data = replace(data, images=fill(data.images, data.valid))
     volume = read_volume(folder / "volume.mrc")

@@ -11,7 +11,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from scipy.stats import chi2
+
+from tiltfield.noise.estimate import autocorrelation
 
 LAGS = 4
 BLOCKS = (1, 2, 4, 8)  # pixels along the edge of blocks over which residuals are averaged
@@ -86,12 +89,10 @@ def correlations(white: np.ndarray, valid: np.ndarray, axis: int) -> tuple[np.nd
         valid: bool, same shape.
         axis: along which.
     """
-    w, v = np.moveaxis(white, axis, -1), np.moveaxis(valid, axis, -1)
+    lags, along = min(LAGS, white.shape[axis] - 1), np.moveaxis(valid, axis, -1)
     rho, count = np.zeros(LAGS), np.zeros(LAGS)
-    for k in range(1, min(LAGS, w.shape[-1] - 1) + 1):
-        a, b, both = w[..., :-k], w[..., k:], v[..., :-k] & v[..., k:]
-        power = 0.5 * float(((a**2 + b**2) * both).sum())
-        rho[k - 1], count[k - 1] = float((a * b * both).sum()) / max(power, 1e-30), both.sum()
+    rho[:lags] = autocorrelation(torch.from_numpy(white), axis, lags, torch.from_numpy(valid))
+    count[:lags] = [np.count_nonzero(along[..., :-k] & along[..., k:]) for k in range(1, lags + 1)]
     return rho, count
 
 

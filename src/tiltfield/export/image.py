@@ -9,6 +9,7 @@ import numpy as np
 
 from tiltfield.config import ExportConfig
 from tiltfield.export.scaling import Scaling, find_scaling
+from tiltfield.io.mrc import TURNED
 from tiltfield.io.slabs import in_slabs
 from tiltfield.series import Volume
 
@@ -84,6 +85,7 @@ def make_image(
     if config.orient == "xzy":
         data, origin = turned(data), turned_origin(origin, len(data), size)
     lines = tuple(filter(None, (*about[:1], scaling.words(), *about[1:])))
+    lines += (TURNED,) if config.orient == "xzy" else ()
     return Image(data, scaling, volume.voxel_size_nm, origin if size else (0.0, 0.0, 0.0), lines, config.orient)
 
 

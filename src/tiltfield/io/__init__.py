@@ -271,6 +271,8 @@ def _without(path: Path, raw: RawStack, exclude: Sequence[int]) -> tuple[RawStac
     if beyond:
         raise InputError(f"{path}: cannot leave out image {beyond[0]}: there are {count}, counted from 1")
     numbers = np.setdiff1d(np.arange(1, count + 1), exclude)
+    if not len(numbers):
+        raise InputError(f"{path}: all {count} images are left out: nothing remains to be reconstructed")
     if len(numbers) == count or raw.angles_deg is None:
         return raw, numbers
     listed = ", ".join(str(n) for n in sorted(set(exclude)))

@@ -24,6 +24,8 @@ ANGSTROM_PER_NM = 10.0
 _TYPES = {0: "i1", 1: "i2", 2: "f4", 6: "u2", 12: "f2"}
 _KNOWN_MODES = {3: "complex", 4: "complex", 16: "RGB", 101: "4-bit"}
 UNKNOWN_SIZE = "voxel size unknown"
+TURNED = "sections along y, rows run against z, as IMOD's tilt writes them"
+"""The last label of a volume that was turned so; IMOD's programs, which may turn it back, put theirs behind it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,7 +108,28 @@ def read_volume(path: Path) -> Volume:
     """
     header = read_header(path)
     data = _values(path, header)
+    if _labels(header)[-1:] == (TURNED,):
+        data = turned_back(data)
     return Volume(data.astype(np.float32, copy=False), _pixel_size(header, None)[0])
+
+
+def turned_back(data: np.ndarray) -> np.ndarray:
+    """Return a volume that was written as IMOD's ``tilt`` stores it (:func:`tiltfield.export.image.turned`).
+
+    Args:
+        data: shape (y, z, x), its rows run against z.
+
+    Returns:
+        a view, shape (z, y, x).
+    """
+    return data[:, ::-1].transpose(1, 0, 2)
+
+
+def _labels(header: Header) -> tuple[str, ...]:
+    record = header.record
+    count = min(max(int(record["nlabl"]), 0), len(record["label"]))
+    labels = (bytes(label).split(b"\0")[0].decode("ascii", "replace").rstrip() for label in record["label"][:count])
+    return tuple(labels)
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,9 +137,10 @@ class VolumeFile:
     """A volume that stays in its file, with what else the file says of it.
 
     Attributes:
-        volume: mapped from the file, read-only; copied only if its values are not float32.
-        origin_nm: (x, y, z) of the first voxel, nm; None if the header knows no voxel size.
-        labels: of the header.
+        volume: mapped from the file, read-only; copied only if its values are not float32. Turned back if it was
+            turned.
+        origin_nm: (x, y, z) of its first voxel, nm; None if the header knows no voxel size.
+        labels: of the header, but that which says that it was turned.
     """
 
     volume: Volume
@@ -134,13 +158,15 @@ def open_volume(path: Path) -> VolumeFile:
         InputError: if it is no MRC file, or its header makes no sense or does not fit its size.
     """
     header = read_header(path)
-    volume = Volume(_values(path, header, mapped=True), _pixel_size(header, None)[0])
+    data, (size, _, _), labels = _values(path, header, mapped=True), _pixel_size(header, None), _labels(header)
     record = header.record
-    origin = tuple(float(record["origin"][axis]) / ANGSTROM_PER_NM for axis in "xyz")
-    known = volume.voxel_size_nm is not None and bytes(record["map"])[:3] == b"MAP" and np.isfinite(origin).all()
-    count = min(max(int(record["nlabl"]), 0), len(record["label"]))
-    labels = (bytes(label).split(b"\0")[0].decode("ascii", "replace").rstrip() for label in record["label"][:count])
-    return VolumeFile(volume, (origin[0], origin[1], origin[2]) if known else None, tuple(labels))
+    x, y, z = (float(record["origin"][axis]) / ANGSTROM_PER_NM for axis in "xyz")
+    if labels[-1:] == (TURNED,):
+        y, z = z, -y - (data.shape[1] - 1) * (size or 0.0)
+        data = turned_back(data)
+    known = size is not None and bytes(record["map"])[:3] == b"MAP" and np.isfinite((x, y, z)).all()
+    rest = tuple(label for label in labels if label != TURNED)
+    return VolumeFile(Volume(data, size), (x, y, z) if known else None, rest)
 
 
 def read_header(path: Path) -> Header:

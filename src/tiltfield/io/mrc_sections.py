@@ -126,6 +126,8 @@ def write_sections(path: Path, blocks: Iterable[np.ndarray], about: About) -> Pa
 def label_lines(about: About) -> list[str]:
     """Return the labels of a header, at most ten of 80 ASCII characters; the first says who wrote it.
 
+    Of more than ten those before the last are left out.
+
     Args:
         about: what the header is to say.
     """
@@ -136,7 +138,7 @@ def label_lines(about: About) -> list[str]:
             continue
         plain = text.encode("ascii", "replace").decode()
         lines += textwrap.wrap(plain, LABEL, max_lines=_LINE, placeholder=" ...", break_on_hyphens=False)
-    return lines[:LABELS]
+    return lines if len(lines) <= LABELS else [*lines[: LABELS - 1], lines[-1]]
 
 
 def _header(shape: tuple[int, ...], dtype: np.dtype, seen: _Range, about: About) -> np.ndarray:

@@ -4,7 +4,7 @@ The plain way multiplies by matrices of which all but two entries a row are 0. H
 on the way back a node gathers from the pixels of its two cells, along z first, then along x over the few rows left, so
 that no two programs add to one number. Where nodes share entries through a hash, the second part adds by atomics, in
 any order. Positions are float32, so features differ from exact ones by up to 3e-5 of what they change by over a node
-spacing, in slices of 1000 pixels; those of :meth:`tiltfield.fields.hashgrid.GridLevel.slices` do as well.
+spacing, in slices of 1000 pixels; those of the plain way (:mod:`tiltfield.fields.hashgrid`) do as well.
 """
 
 from __future__ import annotations

@@ -11,6 +11,8 @@ from typing import ClassVar, Self
 import torch
 from torch import Tensor, nn
 
+from tiltfield.noise.quadrature import gauss_hermite
+
 _LOG_SQRT_2PI = 0.5 * math.log(2 * math.pi)
 _TAIL, _TERMS = -5.0, 12  # where the continued fraction of φ/Φ takes over, and how long it is
 
@@ -338,17 +340,3 @@ def _mean_excess(b: Tensor) -> Tensor:
         fraction = t + k / fraction
     quotient = torch.exp(-0.5 * near.square() - _LOG_SQRT_2PI - torch.special.log_ndtr(near))
     return torch.where(b < _TAIL, fraction, quotient)
-
-
-def gauss_hermite(n: int, dtype: torch.dtype, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
-    """Return nodes and weights with Σ w f(z) ≈ E[f(ε)], ε standard normal.
-
-    Args:
-        n: number of nodes.
-        dtype: type of the result.
-        device: where it lives.
-    """
-    import numpy as np
-
-    z, w = np.polynomial.hermite_e.hermegauss(n)
-    return (torch.tensor(z, dtype=dtype, device=device), torch.tensor(w / w.sum(), dtype=dtype, device=device))

@@ -7,8 +7,9 @@ import math
 import torch
 from torch import Tensor, nn
 
-from tiltfield.noise.base import NoiseModel, gauss_hermite
+from tiltfield.noise.base import NoiseModel
 from tiltfield.noise.flow import radial, radial_inverse
+from tiltfield.noise.quadrature import gauss_hermite
 
 REACH = 10.0  # the MLP's tanh is stretched to ±10
 _START_CONDITIONED = 0.001  # of the last layers' weights, so that conditioned layers start all but the identity

@@ -29,6 +29,7 @@ _BINS = 24
 _PARTS = (0.05, 0.2, 0.5, 0.9)  # quantiles of the intensity at which the noise's spectrum is compared
 _BLIND_WIDTH = 1.5  # pixels
 _LEAST = 0.05  # of the smallest variance seen: the line is not followed below
+_LISTED = 3  # frames that are told of one by one
 _HIGH_PASS = 20.0  # pixels: slower structure says nothing of the registration
 _HUM = 40.0  # times the median of the spectrum of row means; chance reaches 15
 _DRIFT = 0.05  # of the noise deviation, between mean levels
@@ -145,9 +146,11 @@ def _registration(images: np.ndarray) -> list[str]:
         shift = [int((p + n // 2) % n - n // 2) for p, n in zip(peak, surface.shape, strict=True)]
         if any(shift):
             notes.append(
-                f"frame {i} looks shifted against frame 0 by {shift[0]} rows and {shift[1]} columns: what moved will "
-                "count as noise; align the frames first"
+                f"frame {i + 1} looks shifted against frame 1 by {shift[0]} rows and {shift[1]} columns: what moved "
+                "will count as noise; align the frames first"
             )
+    if len(notes) > _LISTED:
+        notes = [*notes[:_LISTED], f"and so do {len(notes) - _LISTED} more: are these repeats of one field?"]
     return notes
 
 

@@ -28,7 +28,6 @@ class Scan(NoiseModel):
     pixel with few known predecessors is judged by the process of lower order (Durbin-Levinson).
     """
 
-    fast = NoiseModel.fast | {"partial"}
     quasi = True
 
     def __init__(self, marginal: NoiseModel, axis: int = -1, order: int = ORDER) -> None:
@@ -53,6 +52,15 @@ class Scan(NoiseModel):
     def order(self) -> int:
         """Number of pixels that are looked back."""
         return len(self.partial)
+
+    def groups(self, learning_rate: float) -> list[dict]:
+        """Return the optimiser's parameter groups: those of a pixel by itself, and the correlation, which learns fast.
+
+        Args:
+            learning_rate: the rate to scale.
+        """
+        own = [{"params": [self.partial], "lr": self.faster * learning_rate}] if self.partial.requires_grad else []
+        return [*self.marginal.groups(learning_rate), *own]
 
     def _dimension(self, like: Tensor) -> int:
         return self.axis % like.ndim

@@ -50,7 +50,7 @@ def _of_tilts(record: Record) -> list[Finding]:
         return found
     if record.config.method in CLASSICAL:  # what they leave over is their own doing
         return found
-    found += tilts.tilts_that_fit_badly(figures) + tilts.misfit(figures, _correlated(record))
+    found += tilts.tilts_that_fit_badly(figures) + tilts.misfit(figures, _correlated(record), _learned(record))
     return found + tilts.intensity_jumps(figures, _grey_range(record))
 
 
@@ -58,6 +58,12 @@ def _correlated(record: Record) -> float:
     """Return the correlation of neighbouring residuals along the axis of the images along which it is less."""
     lags = record.metrics.get("residuals", {}).get("autocorrelation", {})
     return min((lags.get(axis) or [0.0])[0] for axis in "xy")
+
+
+def _learned(record: Record) -> float:
+    """Return the typical deviation of the noise that was learned over the range of the clean intensities, or 0."""
+    deviation, span = record.metrics.get("noise", {}).get("deviation") or [0.0], _grey_range(record)
+    return float(np.median(deviation)) / span if span > 0 else 0.0
 
 
 def _grey_range(record: Record) -> float:

@@ -19,7 +19,10 @@ WORSE, SURE = 1.5, 6.0  # times its neighbours' error, and robust deviations bey
 JUMP = 0.02  # of the grey range, by which a mean intensity may be off
 LISTED = 3  # tilts that get a sentence each
 UNEXPLAINED, FAR, UNNEEDED = 1.5, 3.0, 0.6  # times the variance of the noise
-UNEVEN = 0.1  # of the grey range, by which mean intensities differ from tilt to tilt
+UNEVEN, VERY_UNEVEN = 0.03, 0.1  # of the grey range, by which mean intensities differ from tilt to tilt
+AT_ENDS = 3.0  # times JUMP: the steepest tilts have neighbours on one side, and are those that a fit explains last
+SHARP = 0.7  # of a change over many tilts, which a step makes at once and a trend does not
+FLOOR = 0.03  # of the grey range, up to which noise may be what every model allows for imperfect alignment
 STRUCTURED = 0.5  # correlation of neighbouring residuals beyond what interpolation of the images brings
 FEW = 10.0  # degrees between tilts, from which on they are few
 GENTLE, GAP = 50.0, 3.0  # degrees; times the median step
@@ -88,22 +91,30 @@ def intensity_jumps(tilts: Mapping[str, Any], grey_range: float) -> list[Finding
     off = np.array([tilts["mean_residual"][k] for k in order]) / grey_range
     beside = np.array([np.median(off[near]) for near in _beside(off)])
     scatter = 1.4826 * float(np.median(np.abs(off - beside)))
-    least = max(JUMP, SURE * scatter)
+    least = np.full(len(off), max(JUMP, SURE * scatter))
     names = [f"tilt {tilts['number'][k]} ({degrees(tilts['angle_deg'][k])})" for k in order]
     if scatter > UNEVEN:
         text = (
             f"Images are brighter or darker than the volume explains by {percent(scatter)} of the grey range, from "
             "tilt to tilt: exposures differ. Bring the images to one scale before the reconstruction."
         )
-        return [Finding("act", text)]
-    step = _step(off, least)
+        return [Finding("act" if scatter > VERY_UNEVEN else "look", text)]
+    step = _step(off, float(least[0]))
+    steepest = np.argsort([tilts["angle_deg"][k] for k in order], kind="stable")
+    for k in (
+        *steepest[:NEIGHBOURS],
+        *steepest[-NEIGHBOURS:],
+        *range(NEIGHBOURS),
+        *range(len(off) - NEIGHBOURS, len(off)),
+    ):
+        least[k] = max(AT_ENDS * JUMP, SURE * scatter)
     odd = [k for k in np.flatnonzero(np.abs(off - beside) > least) if step is None or abs(k - step) > NEIGHBOURS]
     found = [
         Finding(
             "look",
             f"{names[k].capitalize()} is {percent(off[k] - beside[k])} of the grey range "
-            f"{'brighter' if off[k] > beside[k] else 'darker'} than those beside it: beam current or detector gain "
-            "changed.",
+            f"{'brighter' if off[k] > beside[k] else 'darker'} than those beside it, against what the volume explains: "
+            "beam current or detector gain changed, or it shows what the others do not.",
             int(tilts["number"][order[k]]),
         )
         for k in odd[:LISTED]
@@ -121,23 +132,31 @@ def intensity_jumps(tilts: Mapping[str, Any], grey_range: float) -> list[Finding
 
 
 def _step(values: np.ndarray, least: float) -> int | None:
-    """Return where values step up or down for good, by more than `least`, or None."""
-    n = 2 * NEIGHBOURS
-    places = np.arange(n, len(values) - n + 1)
-    steps = np.array([np.median(values[k : k + n]) - np.median(values[k - n : k]) for k in places])
-    if not len(steps) or np.max(np.abs(steps)) <= least:
+    """Return where values step up or down for good and at once, by more than `least`, or None."""
+    near, change = _change(values, 2 * NEIGHBOURS)
+    if abs(change) <= least:
         return None
-    near = int(places[np.argmax(np.abs(steps))])
-    around = np.arange(max(1, near - NEIGHBOURS), min(len(values), near + NEIGHBOURS + 1))
-    return int(around[np.argmax(np.abs(values[around] - values[around - 1]))])
+    around = slice(max(0, near - 2 * NEIGHBOURS), near + 2 * NEIGHBOURS)
+    if abs(_change(values[around], NEIGHBOURS)[1]) < SHARP * abs(change):  # a trend
+        return None
+    places = np.arange(max(1, near - NEIGHBOURS), min(len(values), near + NEIGHBOURS + 1))
+    return int(places[np.argmax(np.abs(values[places] - values[places - 1]))])
 
 
-def misfit(tilts: Mapping[str, Any], correlated: float = 0.0) -> list[Finding]:
+def _change(values: np.ndarray, n: int) -> tuple[int, float]:
+    """Return where the median of n values differs most from that of the n before, and by how much; 0 of too few."""
+    places = range(n, len(values) - n + 1)
+    changes = [float(np.median(values[k : k + n]) - np.median(values[k - n : k])) for k in places]
+    return max(zip(places, changes, strict=True), key=lambda found: abs(found[1]), default=(0, 0.0))
+
+
+def misfit(tilts: Mapping[str, Any], correlated: float = 0.0, noise: float = 0.0) -> list[Finding]:
     """Tell if what is left of the images is much more than the noise, or much less.
 
     Args:
         tilts: number, angle_deg, chi2 and heldout_chi2, lists with an entry a tilt.
         correlated: how much residuals of neighbouring pixels correlate, along the axis along which they do less.
+        noise: standard deviation that was learned, over the grey range.
     """
     errors = _errors(tilts)[2]
     if not len(errors):
@@ -150,6 +169,14 @@ def misfit(tilts: Mapping[str, Any], correlated: float = 0.0) -> list[Finding]:
             "was too short (`--preset`, `--max-time`), the tilt axis is wrong, or the series is not aligned."
         )
         return [Finding("act", text)]
+    if error < UNNEEDED and noise > FLOOR:
+        text = (
+            f"Residuals have {error:.2g} of the variance of the noise that was learned, whose deviation is "
+            f"{percent(noise)} of the grey range: some of what was taken for noise is structure that was explained only later, in a fit "
+            "that was short (`--preset`, `--max-time`), about a tilt axis that is wrong (`--tilt-axis`), or of a "
+            "series that is not aligned."
+        )
+        return [Finding("look", text)]
     if error < UNNEEDED:
         text = (
             f"Residuals have {error:.2g} of the variance that the noise model allows. It always allows 1 % of the grey "
