@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from tiltfield import coarse, fields, neural
+from tiltfield import coarse, fields, neural, schedule
 from tiltfield.errors import InputError
 from tiltfield.evaluate import evaluate
 from tiltfield.fields.mlp import MLP
@@ -43,6 +43,7 @@ class Keeper(Observer):
 def quick(monkeypatch):
     """Make the neural fit a matter of a second: the outcome has the right form, no more."""
     monkeypatch.setitem(PASSES, "draft", 2)
+    monkeypatch.setattr(schedule, "FEWEST_STEPS", 0)
     small = functools.partial(MLP, width=16, depth=2, n_frequencies=4)
     monkeypatch.setitem(fields.FIELDS, "mlp", lambda box, features, **settings: small(box, **settings))
     monkeypatch.setattr(coarse, "COARSE_COLUMNS", 12)

@@ -135,7 +135,7 @@ def _reconstructed(
     used, seconds = torch.get_num_threads(), time.perf_counter() - began
     if config.max_time is not None and seconds > EXCEEDED * config.max_time:
         observer.say(
-            f"the limit of {config.max_time:g} s was exceeded, {seconds:.0f} s: what comes before the fit is not cut short"
+            f"the limit of {config.max_time:g} s was exceeded, {seconds:.0f} s: what comes before the fit is not cut"
         )
     resolved = config.model_copy(update={"mode": mode, "device": device.type, "threads": used})
     metrics = {

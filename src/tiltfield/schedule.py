@@ -14,6 +14,7 @@ PASSES = {"draft": 15, "standard": 45, "fine": 150}
 SCANNED_ROWS = 8  # slices a step at least where noise is correlated from row to row
 MOST_STEPS = 64  # a pass on a GPU, of up to sixteen slices: what its launches cost does not depend on their size
 LEAST_STEPS = 10  # a pass counts as at least so many steps, so that small volumes are not cut short
+FEWEST_STEPS = 300  # of a fit: fewer show little of any volume
 RATES = {"hashgrid": 5e-3, "mlp": 5e-4, "voxels": 0.1}
 POINTS = {"hashgrid": 50_000, "mlp": 12_000, "voxels": 50_000}  # field points a step, about
 
@@ -122,7 +123,7 @@ def schedule_for(
     block = block_size(box, config.field, least, on_gpu=on_gpu)
     steps = math.ceil(box.n_y / block)
     return Schedule(
-        passes=math.ceil(PASSES[config.preset] * max(1.0, LEAST_STEPS / steps)),
+        passes=math.ceil(max(PASSES[config.preset] * max(1.0, LEAST_STEPS / steps), FEWEST_STEPS / steps)),
         block=block,
         tv_weight=tv_weight,
         learning_rate=RATES[config.field],

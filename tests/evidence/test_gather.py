@@ -40,6 +40,7 @@ def evaluated(cells):
     wanted = gathering.Wanted(uncertainty=True, halves=True, every=4)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(schedule, "LEAST_STEPS", 3)  # seven fits: short ones
+        patch.setattr(schedule, "FEWEST_STEPS", 0)
         return gathering.gather(cells / "neural", wanted, Observer())
 
 

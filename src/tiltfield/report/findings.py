@@ -103,8 +103,8 @@ def saturation(dark: float, bright: float) -> list[Finding]:
     return [
         Finding(
             "look",
-            f"{percent(share)} of the pixels have the {name} grey value there is: the detector's range was too small. "
-            "The fit knows that these only tell a bound.",
+            f"{percent(share)} of the pixels have the {name} grey value there is: the detector's range was too small, "
+            "a background was taken off, or an alignment filled them in. The fit knows that these only tell a bound.",
         )
         for name, share in ends
     ]

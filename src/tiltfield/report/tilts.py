@@ -172,9 +172,9 @@ def misfit(tilts: Mapping[str, Any], correlated: float = 0.0, noise: float = 0.0
     if error < UNNEEDED and noise > FLOOR:
         text = (
             f"Residuals have {error:.2g} of the variance of the noise that was learned, whose deviation is "
-            f"{percent(noise)} of the grey range: some of what was taken for noise is structure that was explained only later, in a fit "
-            "that was short (`--preset`, `--max-time`), about a tilt axis that is wrong (`--tilt-axis`), or of a "
-            "series that is not aligned."
+            f"{percent(noise)} of the grey range: some of what was taken for noise is structure that was explained "
+            "only later, in a fit that was short (`--preset`, `--max-time`), about a tilt axis that is wrong "
+            "(`--tilt-axis`), or of a series that is not aligned."
         )
         return [Finding("look", text)]
     if error < UNNEEDED:
