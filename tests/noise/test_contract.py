@@ -272,6 +272,13 @@ def test_groups_hold_every_parameter_once(name):
     assert sorted(held) == sorted(id(p) for p in model.parameters())
 
 
+def test_in_correlated_noise_a_pixel_learns_as_by_itself_and_rates_do_not_fall():
+    *marginal, own = make("scan-flow", None).groups(1e-3)
+    assert [group["lr"] for group in marginal] == [group["lr"] for group in make("flow", None).groups(1e-3)]
+    assert [tuple(p.shape) for p in own["params"]] == [(4,)]
+    assert not any(group["falls"] for group in (*marginal, own))
+
+
 def test_the_registry_has_the_names_of_the_settings():
     assert set(NOISES) | {"auto"} == set(NOISE_NAMES)
     assert len(set(NOISE_NAMES)) == len(NOISE_NAMES)

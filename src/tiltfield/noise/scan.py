@@ -56,11 +56,14 @@ class Scan(NoiseModel):
     def groups(self, learning_rate: float) -> list[dict]:
         """Return the optimiser's parameter groups: those of a pixel by itself, and the correlation, which learns fast.
 
+        Rates do not fall: at first the field leaves coarse structure, which looks like correlated noise, and when it no
+        longer does, the model must come back from that.
+
         Args:
             learning_rate: the rate to scale.
         """
         own = [{"params": [self.partial], "lr": self.faster * learning_rate}] if self.partial.requires_grad else []
-        return [*self.marginal.groups(learning_rate), *own]
+        return [{**group, "falls": False} for group in (*self.marginal.groups(learning_rate), *own)]
 
     def _dimension(self, like: Tensor) -> int:
         return self.axis % like.ndim
