@@ -157,7 +157,7 @@ def _slope_with_thickness(series: TiltSeries) -> tuple[float, float]:
     scatter = np.sqrt(np.sum((mean - design @ fit) ** 2) / max(1, len(mean) - 2))
     error = scatter / max(1e-12, np.sqrt(np.sum((path - path.mean()) ** 2)))
     low, high = clean_range(series)
-    return float(fit[0] / (high - low)), float(abs(fit[0]) / max(error, 1e-12))
+    return float(fit[0] / (high - low)), float(abs(fit[0]) / max(error, np.finfo(float).tiny))
 
 
 def _central_means(series: TiltSeries) -> tuple[np.ndarray, np.ndarray]:

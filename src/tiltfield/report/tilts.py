@@ -91,7 +91,7 @@ def intensity_jumps(tilts: Mapping[str, Any], grey_range: float) -> list[Finding
     off = np.array([tilts["mean_residual"][k] for k in order]) / grey_range
     beside = np.array([np.median(off[near]) for near in _beside(off)])
     scatter = 1.4826 * float(np.median(np.abs(off - beside)))
-    least = np.full(len(off), max(JUMP, SURE * scatter))
+    usual, at_ends = (max(jump, SURE * scatter) for jump in (JUMP, AT_ENDS * JUMP))
     names = [f"tilt {tilts['number'][k]} ({degrees(tilts['angle_deg'][k])})" for k in order]
     if scatter > UNEVEN:
         text = (
@@ -99,15 +99,11 @@ def intensity_jumps(tilts: Mapping[str, Any], grey_range: float) -> list[Finding
             "tilt to tilt: exposures differ. Bring the images to one scale before the reconstruction."
         )
         return [Finding("act" if scatter > VERY_UNEVEN else "look", text)]
-    step = _step(off, float(least[0]))
     steepest = np.argsort([tilts["angle_deg"][k] for k in order], kind="stable")
-    for k in (
-        *steepest[:NEIGHBOURS],
-        *steepest[-NEIGHBOURS:],
-        *range(NEIGHBOURS),
-        *range(len(off) - NEIGHBOURS, len(off)),
-    ):
-        least[k] = max(AT_ENDS * JUMP, SURE * scatter)
+    least = np.full(len(off), usual)
+    for ends in (np.arange(len(off)), steepest):
+        least[[*ends[:NEIGHBOURS], *ends[-NEIGHBOURS:]]] = at_ends
+    step = _step(off, usual, at_ends)
     odd = [k for k in np.flatnonzero(np.abs(off - beside) > least) if step is None or abs(k - step) > NEIGHBOURS]
     found = [
         Finding(
@@ -131,10 +127,10 @@ def intensity_jumps(tilts: Mapping[str, Any], grey_range: float) -> list[Finding
     return found
 
 
-def _step(values: np.ndarray, least: float) -> int | None:
-    """Return where values step up or down for good and at once, by more than `least`, or None."""
+def _step(values: np.ndarray, least: float, at_ends: float) -> int | None:
+    """Return where values step up or down for good and at once, by more than `least`, or None; by more at the ends."""
     near, change = _change(values, 2 * NEIGHBOURS)
-    if abs(change) <= least:
+    if abs(change) <= (least if 2 * NEIGHBOURS < near < len(values) - 2 * NEIGHBOURS else at_ends):
         return None
     around = slice(max(0, near - 2 * NEIGHBOURS), near + 2 * NEIGHBOURS)
     if abs(_change(values[around], NEIGHBOURS)[1]) < SHARP * abs(change):  # a trend
