@@ -216,9 +216,12 @@ def test_ctrl_c_stops_all_with_a_result_and_the_run_goes_on(series, tmp_path):
 FAILING = """
 from tiltfield import cli, neural, ranks
 
-def checkpoint(*_):
+whole = neural.checkpoint_of
+
+def checkpoint(*of):
     if ranks.index() == 1:
         raise OSError("the disk is on fire")
+    return whole(*of)
 
 neural.checkpoint_of = checkpoint
 cli.main()

@@ -258,7 +258,7 @@ def _angle_problems(series: TiltSeries) -> list[str]:
     if not np.all(np.isfinite(angles)):
         which = series.tilt_numbers[~np.isfinite(angles)][0]
         return [f"tilt angle {which} (counted from 1) is not a number"]
-    if count >= _FEWEST_TILTS and np.all(angles == angles[0]):
+    if count > 1 and np.all(angles == angles[0]):
         return [
             f"all {count} tilt angles are equal ({angles[0]:g}°); a tilt series needs different ones: check --angles"
         ]
@@ -266,7 +266,7 @@ def _angle_problems(series: TiltSeries) -> list[str]:
     if len(steep):
         worst = f"{angles[steep[0]]:g}° for image {series.tilt_numbers[steep[0]]} (counted from 1)"
         return [f"tilt angles must lie within ±{_STEEPEST:g}°, got {worst}; are they degrees, and of the tilt axis?"]
-    if count and np.all(np.abs(angles) < np.pi / 2):
+    if count >= _FEWEST_TILTS and np.all(np.abs(angles) < np.pi / 2):
         return [
             f"tilt angles must be degrees, got {angles.min():g} to {angles.max():g}: these look like radians, of which "
             "one is 57.3°; check --angles"
