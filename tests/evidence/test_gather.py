@@ -60,7 +60,9 @@ def test_the_uncertainty_has_the_shape_of_the_volume_and_says_how_to_use_it(cell
     assert doubt.data.shape == volume.data.shape
     assert doubt.voxel_size_nm == volume.voxel_size_nm
     assert doubt.data.min() > 0
-    assert evaluated["uncertainty"]["intervals"] == {f"{level:g}": width for level, width in LAW.widths.items()}
+    told = evaluated["uncertainty"]
+    assert told["intervals"] == {"0.9": LAW.widths[0.9], "0.95": LAW.widths[0.95]}
+    assert told["on_average"] == {"0.5": LAW.widths[0.5], "0.68": 1.0}
     assert "68%" in evaluated["uncertainty"]["rule"]
 
 
