@@ -27,7 +27,7 @@ from tiltfield.config import SimulateConfig
 from tiltfield.evaluate import same_box
 from tiltfield.evidence.coverage import coverage, error_by_deviation, errors, rank_correlation, widths
 from tiltfield.evidence.rerun import reopen
-from tiltfield.evidence.uncertainty import CLAIMED, LAW, Law, features, half_sets, refit_halves
+from tiltfield.evidence.uncertainty import LAW, Law, features, half_sets, refit_halves
 from tiltfield.observe import Observer
 from tiltfield.run import Request, run
 from tiltfield.runfolder import atomic
@@ -175,7 +175,6 @@ def demands(cases: Sequence[Case], law: Law) -> list[Demand]:
         for where, rows in off.items()
         for level, column in zip(LEVELS, zip(*rows, strict=True), strict=True)
         for how, figure in (("mean", abs(float(np.mean(column)))), ("worst cell", float(np.abs(column).max())))
-        if how == "mean" or level in CLAIMED
     ]
     return [*asked, Demand("rank correlation of error and uncertainty in bins, worst cell", min(ranks), 0.9, unit="")]
 
