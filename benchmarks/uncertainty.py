@@ -29,8 +29,8 @@ from tiltfield.evidence.coverage import coverage, error_by_deviation, errors, ra
 from tiltfield.evidence.rerun import reopen
 from tiltfield.evidence.uncertainty import LAW, Law, features, half_sets, refit_halves
 from tiltfield.observe import Observer
+from tiltfield.replacing import atomic
 from tiltfield.run import Request, run
-from tiltfield.runfolder import atomic
 from tiltfield.series import Volume
 from tiltfield.simulate import simulate
 

@@ -13,8 +13,9 @@ from tiltfield.errors import InputError
 from tiltfield.io import write_stack
 from tiltfield.observe import Observer
 from tiltfield.reconstruct import Reconstruction
+from tiltfield.replacing import atomic
 from tiltfield.run import Request, open_run, run
-from tiltfield.runfolder import FILES, RunFolder, as_json, atomic, fingerprint
+from tiltfield.runfolder import FILES, REPLACED, RunFolder, fingerprint
 from tiltfield.series import TiltSeries, Volume
 
 
@@ -83,6 +84,10 @@ def go(stack, out, listener=None, resume=False, overwrite=False, **settings):
     return run(Request(out, stack, settings, resume=resume, overwrite=overwrite), listener or Listener())
 
 
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+
 def history(out):
     return [json.loads(line)["step"] for line in (out / "history.jsonl").read_text().splitlines()]
 
@@ -104,14 +109,6 @@ def test_metrics_are_strict_json(fit, stack, tmp_path):
     assert metrics["seconds"] == 1.5
     assert metrics["held_out"] is None
     assert metrics["interrupted"] is False
-
-
-def test_lists_of_numbers_stand_on_one_line():
-    values = {"a": [1, 2.5, None, True], "b": {"c": [], "d": [[1, 2], [3]]}, "e": ["[ 1,\n 2 ]", {"f": [1]}]}
-    text = as_json(values, indent=2)
-    assert json.loads(text) == values
-    assert '"a": [1, 2.5, null, true],' in text
-    assert "      [1, 2],\n      [3]\n" in text
 
 
 def test_what_was_found_is_said_and_noted(fit, stack, tmp_path):
@@ -273,10 +270,34 @@ def test_a_folder_with_another_run_is_refused(tmp_path, name):
 def test_overwriting_replaces_every_file(fit, stack, tmp_path):
     fit.interrupt_at = 5
     go(stack, tmp_path / "run")
-    fit.interrupt_at, fit.kill_at = None, 2
+    fit.interrupt_at, fit.kill_at = None, 3
     with pytest.raises(Killed):
         go(stack, tmp_path / "run", overwrite=True)
-    assert sorted(p.name for p in (tmp_path / "run").iterdir()) == ["config.yaml", "history.jsonl"]
+    assert sorted(contents(tmp_path / "run")) == ["checkpoint.pt", "config.yaml", "history.jsonl"]
+
+
+def test_a_run_that_is_refused_before_its_first_checkpoint_gives_back_the_one_it_replaces(fit, stack, tmp_path):
+    go(stack, tmp_path / "run")
+    before = contents(tmp_path / "run")
+    fit.refuse_at = 2
+    with pytest.raises(InputError, match="refused"):
+        go(stack, tmp_path / "run", overwrite=True)
+    assert contents(tmp_path / "run") == before
+
+
+def test_a_run_waits_beside_the_one_that_replaces_it_however_often_that_is_killed(fit, stack, tmp_path):
+    go(stack, tmp_path / "run")
+    before = contents(tmp_path / "run")
+    fit.kill_at = 2
+    for again in ({"overwrite": True}, {"overwrite": True}, {"resume": True}):
+        with pytest.raises(Killed):
+            go(stack, tmp_path / "run", **again)
+        assert contents(tmp_path / "run" / REPLACED) == before
+        assert sorted(contents(tmp_path / "run")) == ["config.yaml", "history.jsonl"]
+    fit.kill_at, fit.refuse_at = None, 2
+    with pytest.raises(InputError, match="refused"):
+        go(stack, tmp_path / "run", overwrite=True)
+    assert contents(tmp_path / "run") == before
 
 
 def test_other_files_in_the_folder_are_left_alone(fit, stack, tmp_path):

@@ -15,7 +15,7 @@ from tiltfield.export import outputs
 from tiltfield.io import read_volume, write_stack
 from tiltfield.observe import Observer
 from tiltfield.run import HARMLESS, Request, command_of, run
-from tiltfield.runfolder import ASKED_FOR, LOG
+from tiltfield.runfolder import ASKED_FOR, LOG, REPLACED
 
 EVERY = ("mrc", "ome-zarr", "tiff")
 
@@ -57,6 +57,7 @@ def test_the_density_stays_and_other_formats_lie_beside(go, tmp_path):
         assert mrc.data.shape == tuple(np.array(result.volume.data.shape)[[1, 0, 2]])
     go(format=["tiff"])
     assert asked_for(tmp_path / "run") == ["volume.tif"]
+    assert not (tmp_path / "run" / REPLACED).exists()
     np.testing.assert_array_equal(tifffile.imread(tmp_path / "run/volume.tif"), result.volume.data)
 
 

@@ -162,8 +162,8 @@ def demo(
         json: print JSON instead of a table
     """
     from tiltfield.demo import figures, run_demo, show
+    from tiltfield.jsontext import as_json
     from tiltfield.report import Screen
-    from tiltfield.runfolder import as_json
 
     with Screen(quiet=quiet) as screen:
         entries = run_demo(out, screen, size=size, max_time=max_time, overwrite=overwrite)
@@ -188,8 +188,8 @@ def info(
         json: print JSON instead of lines
         flags: the settings
     """
+    from tiltfield.jsontext import as_json
     from tiltfield.report.info import Machine, Prospect
-    from tiltfield.runfolder import as_json
 
     settings = ReconstructConfig.parse(given(flags), "settings")
     found = Machine.here() if series is None else Prospect.of(series, settings)

@@ -40,8 +40,8 @@ def convert(
         flags: the settings
     """
     from tiltfield.export import export
+    from tiltfield.jsontext import as_json
     from tiltfield.report import Screen
-    from tiltfield.runfolder import as_json
 
     config = flags or ExportConfig()
     source = volume_of(source)

@@ -81,7 +81,7 @@ def _free_outputs(series: Path, out: Path, overwrite: bool) -> Path:
 
 def _write(series: TiltSeries, out: Path, angles: Path) -> None:
     from tiltfield.io import write_stack
-    from tiltfield.runfolder import atomic
+    from tiltfield.replacing import atomic
 
     write_stack(series.images, out, series.pixel_size_nm)
     with atomic(angles) as part:

@@ -45,7 +45,7 @@ def evaluate(
         quiet: show no progress
         json: print JSON instead of a table
     """
-    from tiltfield.runfolder import as_json
+    from tiltfield.jsontext import as_json
 
     if target.is_dir():
         from tiltfield.evidence.gather import Wanted

@@ -107,11 +107,11 @@ def compare(
         quiet: print nothing but errors and the table
         flags: the settings
     """
+    from tiltfield.jsontext import as_json
     from tiltfield.judge import compare as judge
     from tiltfield.judge import tables
     from tiltfield.noise.sources import flattered, read_images
     from tiltfield.report import Screen
-    from tiltfield.runfolder import as_json
 
     settings = flags or NoiseRunConfig()
     known = {label: _model_file(name) for label, name in _labelled(models or _names()).items()}
@@ -165,8 +165,8 @@ def sample(
     from tiltfield.noise import load_noise
     from tiltfield.noise.pairs import check_images
     from tiltfield.noise.sources import cropped, range_notes
+    from tiltfield.replacing import atomic
     from tiltfield.report import Screen
-    from tiltfield.runfolder import atomic
 
     settings = flags or NoiseRunConfig()
     noise, raw = load_noise(model), load_frames(clean)
@@ -323,9 +323,10 @@ def _described(model: NoiseModel, pairs: Pairs, settings: NoiseConfig, about: di
 def _write_comparison(
     folder: Path, comparison: Comparison, models: Mapping[str, NoiseModel], pairs: Pairs, seed: int
 ) -> None:
+    from tiltfield.jsontext import as_json
     from tiltfield.judge import tables
+    from tiltfield.replacing import atomic
     from tiltfield.report.noise import save_noise_figure
-    from tiltfield.runfolder import as_json, atomic
 
     try:
         folder.mkdir(parents=True, exist_ok=True)

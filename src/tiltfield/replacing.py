@@ -24,14 +24,14 @@ def atomic(path: Path) -> Iterator[Path]:
         a path in the same folder with the same suffix, at which nothing is yet.
     """
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
-    _remove(temporary)
+    remove(temporary)
     try:
         yield temporary
         if temporary.is_dir() and path.is_dir():
             shutil.rmtree(path)
         os.replace(temporary, path)
     finally:
-        _remove(temporary)
+        remove(temporary)
 
 
 @contextmanager
@@ -60,10 +60,15 @@ def clear_parts(folder: Path) -> None:
         folder: where they wrote.
     """
     for part in folder.glob(".*.part*"):
-        _remove(part)
+        remove(part)
 
 
-def _remove(path: Path) -> None:
+def remove(path: Path) -> None:
+    """Remove a file or a folder, if it is there.
+
+    Args:
+        path: of it.
+    """
     if path.is_dir():
         shutil.rmtree(path, ignore_errors=True)
     else:

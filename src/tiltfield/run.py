@@ -15,7 +15,8 @@ from tiltfield import ranks
 from tiltfield.config import NOISE_NAMES, ExportConfig, ReconstructConfig
 from tiltfield.errors import InputError
 from tiltfield.observe import Observer
-from tiltfield.runfolder import LOG, RunFolder, atomic, cut_short, fingerprint
+from tiltfield.replacing import atomic
+from tiltfield.runfolder import LOG, RunFolder, cut_short, fingerprint
 from tiltfield.series import TiltSeries
 
 if TYPE_CHECKING:

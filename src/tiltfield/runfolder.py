@@ -10,8 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
-import shutil
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,7 +21,8 @@ import yaml
 import tiltfield
 from tiltfield.config import NOISE_NAMES, ReconstructConfig, read_yaml
 from tiltfield.errors import InputError
-from tiltfield.replacing import atomic, clear_parts
+from tiltfield.jsontext import as_json
+from tiltfield.replacing import atomic, clear_parts, remove
 from tiltfield.series import TiltSeries
 
 FILES = (
@@ -33,6 +32,7 @@ FILES = (
 CHECKPOINT = 2  # what checkpoints hold; raised whenever those of before cannot be gone on from
 LOG = "tensorboard"
 SERIES = "series.npz"
+REPLACED = ".replaced"  # where a run that is replaced waits until there is something to go on with in its place
 EVIDENCE = (
     *("evaluation.json", "fsc.png", "residuals.png"),
     *("uncertainty.mrc", "half-even.mrc", "half-odd.mrc"),
@@ -157,7 +157,7 @@ class RunFolder:
         return self.path / SERIES
 
     def begin(self, series_path: Path, config: ReconstructConfig) -> None:
-        """Make the folder, clear it of the run it replaces, and record the settings. Once per run.
+        """Make the folder, set the run it replaces aside, and record the settings. Once per run.
 
         Args:
             series_path: the input.
@@ -170,7 +170,7 @@ class RunFolder:
         self.lock()
         self._begun = True
         if not self.resuming:
-            self._clear()
+            self._set_aside()
         clear_parts(self.path)
         if self._series is not None:
             self._series.save(self.path / SERIES)
@@ -204,9 +204,14 @@ class RunFolder:
             self._locked = None
 
     def discard(self) -> None:
-        """Take back what a refused run has written, unless there is something to go on with."""
+        """Take back what a refused run has written, unless there is something to go on with: the old run is back."""
         if self._begun and not (self.resuming or (self.path / "checkpoint.pt").exists()):
-            self._clear()
+            for path in self._files():
+                remove(path)
+            if self._aside.exists():
+                for path in list(self._aside.iterdir()):
+                    path.rename(self.path / path.name)
+                self._aside.rmdir()
             if not self._was_there:
                 self.path.rmdir()
 
@@ -235,6 +240,7 @@ class RunFolder:
         """
         with atomic(self.path / "metrics.json") as part:
             part.write_text(as_json(metrics, indent=2) + "\n")
+        remove(self._aside)
 
     def save_checkpoint(self, state: Mapping[str, Any], digest: str) -> None:
         """Write checkpoint.pt: loads with ``weights_only=True``.
@@ -249,6 +255,7 @@ class RunFolder:
         run["history"] = self._history_lines()
         with atomic(self.path / "checkpoint.pt") as part:
             torch.save({"run": run, "state": dict(state)}, part)
+        remove(self._aside)
 
     def volume_digest(self) -> str:
         """Return the digest by which an evaluation knows its volume, empty if there is none."""
@@ -283,15 +290,25 @@ class RunFolder:
         path = self.path / "history.jsonl"
         return path.read_bytes().count(b"\n") if path.exists() else 0
 
-    def _clear(self) -> None:
-        kept = self._input if self._series is None else None  # the series of a run that is replaced may be the input
-        for path in (self.path / name for name in (*FILES, *ASKED_FOR)):
-            if path.resolve() == kept:
-                continue
-            if path.is_dir():
-                shutil.rmtree(path)
+    @property
+    def _aside(self) -> Path:
+        return self.path / REPLACED
+
+    def _files(self) -> list[Path]:
+        """Return what the folder holds of a run, but for the input: it may be the series of the run it replaces."""
+        kept = self._input if self._series is None else None
+        there = (self.path / name for name in (*FILES, *ASKED_FOR))
+        return [path for path in there if path.exists() and path.resolve() != kept]
+
+    def _set_aside(self) -> None:
+        for path in self._files():
+            self._aside.mkdir(exist_ok=True)
+            if (
+                self._aside / path.name
+            ).exists():  # this one is of a run that was killed before there was anything to go on with
+                remove(path)
             else:
-                path.unlink(missing_ok=True)
+                path.rename(self._aside / path.name)
 
 
 def read_metrics(folder: Path) -> dict[str, Any]:
@@ -332,37 +349,9 @@ def take_series(values: Mapping[str, Any], source: str) -> tuple[Path | None, di
     return (Path(series) if series else None), rest
 
 
-def as_json(values: Mapping[str, Any], *, indent: int | None = None) -> str:
-    """Return strict JSON: numpy's numbers as plain ones, null for what is not finite.
-
-    Args:
-        values: by name.
-        indent: spaces a level, lists of numbers on one line; all on one line if None.
-    """
-    text = json.dumps(_plain(values), indent=indent, allow_nan=False, ensure_ascii=False)
-    return text if indent is None else re.sub(r'\[\n([^][{}"]*?)\n *\]', _on_one_line, text)
-
-
-def _on_one_line(found: re.Match[str]) -> str:
-    return f"[{' '.join(found[1].split())}]"
-
-
 def _refuse_unwritable(path: Path) -> None:
     if path.exists() and not path.is_dir():
         raise InputError(f"{path} is a file: --out takes a folder")
     parent = next(p for p in (path, *path.absolute().parents) if p.exists())
     if not (parent.is_dir() and os.access(parent, os.W_OK)):
         raise InputError(f"cannot write to {path}: {parent} is not a writable folder")
-
-
-def _plain(value: Any) -> Any:
-    """Return `value` as JSON takes it: numpy's numbers as Python's, what is not finite as None."""
-    if isinstance(value, Mapping):
-        return {str(k): _plain(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
-    if hasattr(value, "tolist"):
-        return _plain(value.tolist())
-    if isinstance(value, float):
-        return value if abs(value) < float("inf") else None
-    return value

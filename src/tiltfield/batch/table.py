@@ -9,7 +9,8 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Literal
 
-from tiltfield.runfolder import atomic, read_metrics
+from tiltfield.replacing import atomic
+from tiltfield.runfolder import read_metrics
 
 SUMMARY = "summary.csv"
 Outcome = Literal["waiting", "running", "finished", "stopped", "refused", "failed"]

@@ -10,7 +10,7 @@ from typing import Any
 
 from tiltfield.apart import Apart, apart
 from tiltfield.batch.table import Outcome, Row
-from tiltfield.runfolder import atomic
+from tiltfield.replacing import atomic
 
 LOG = "error.log"
 CHILD = "tiltfield.batch.child"

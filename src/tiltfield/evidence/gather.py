@@ -16,8 +16,9 @@ from tiltfield.evidence.rerun import Run, reopen
 from tiltfield.evidence.tilts import EVERY, fsc_figures, halves, held_out_tilts
 from tiltfield.evidence.uncertainty import uncertainty
 from tiltfield.evidence.whiteness import mean_residual, whiteness
+from tiltfield.jsontext import as_json
 from tiltfield.observe import Observer
-from tiltfield.runfolder import as_json, atomic
+from tiltfield.replacing import atomic
 from tiltfield.series import Volume
 
 EVALUATION = "evaluation.json"

@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from tiltfield.errors import InputError
+from tiltfield.jsontext import as_json
 from tiltfield.observe import Observer
 from tiltfield.paper.noise_study import EXPECTED_SECONDS, NoiseRunner
 from tiltfield.paper.options import Options
@@ -14,7 +15,6 @@ from tiltfield.paper.rows import NOISE_STUDY, STUDIES
 from tiltfield.paper.store import write_text
 from tiltfield.paper.study import Meter, Runner
 from tiltfield.paper.table import Report, as_markdown
-from tiltfield.runfolder import as_json
 
 
 def run_studies(

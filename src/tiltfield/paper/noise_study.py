@@ -21,8 +21,8 @@ from tiltfield.paper.rows import NOISE_STUDY
 from tiltfield.paper.store import Key, Store, hash_sources
 from tiltfield.paper.study import IMAGES, simulating
 from tiltfield.paper.table import Report, row_report
+from tiltfield.replacing import atomic
 from tiltfield.report.noise import save_noise_figure
-from tiltfield.runfolder import atomic
 
 MODELS = {
     "Poisson": "poisson",

@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from tiltfield.runfolder import as_json, atomic
+from tiltfield.jsontext import as_json
+from tiltfield.replacing import atomic
 
 Figures = dict[str, Any]
 Key = Mapping[str, Any]

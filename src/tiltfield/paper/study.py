@@ -22,7 +22,7 @@ from tiltfield.paper.rows import STUDIES, Row, Settings, Study
 from tiltfield.paper.store import Figures, Key, Store, hash_sources, key_name
 from tiltfield.paper.table import Report, row_report
 from tiltfield.reconstruct import forecast
-from tiltfield.runfolder import atomic
+from tiltfield.replacing import atomic
 
 QUIET_SECONDS = 5.0  # before the making of a cell is shown
 START_SECONDS = 8.0  # to start a process, and to measure what it made

@@ -19,12 +19,12 @@ import numpy as np
 from tiltfield.config import ReconstructConfig
 from tiltfield.errors import InputError
 from tiltfield.evaluate import same_box
+from tiltfield.jsontext import as_json
 from tiltfield.metrics import mse_minmax, psnr_affine, psnr_minmax
 from tiltfield.observe import Observer
 from tiltfield.paper.cells import array, series_of
 from tiltfield.paper.store import Figures
 from tiltfield.reconstruct import Reconstruction, peak_memory, reconstruct
-from tiltfield.runfolder import as_json
 from tiltfield.series import Volume
 from tiltfield.views import compare_views
 

@@ -11,12 +11,13 @@ from typing import Any
 
 import tiltfield
 from tiltfield.config import CLASSICAL, DENOISED, ReconstructConfig
+from tiltfield.jsontext import as_json
+from tiltfield.replacing import atomic
 from tiltfield.report.advice import advice
 from tiltfield.report.payload import payload
 from tiltfield.report.record import Record, read_record
 from tiltfield.report.screen import clock
 from tiltfield.report.words import degrees, short
-from tiltfield.runfolder import as_json, atomic
 
 HERE = Path(__file__).parent
 SCRIPTS = ("charts.js", "pictures.js", "volume.js", "player.js", "page.js")
