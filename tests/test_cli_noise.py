@@ -88,6 +88,21 @@ def test_a_model_of_repeats(tiltfield, files, tmp_path, names):
     assert load_noise(out).model.log_slope.exp().item() == pytest.approx(250, rel=0.2)
 
 
+def test_a_tilt_series_holds_no_repeats_be_it_in_one_file_or_in_many(tiltfield, files, tmp_path):
+    frames = load_frames(files / "a.mrc").images
+    write_stack(frames, tmp_path / "series.mrc")
+    (tmp_path / "series.rawtlt").write_text("-10\n12.5\n")
+    for frame, tilt in zip(frames, (-10, 12.5), strict=True):
+        write_stack(frame[None], tmp_path / f"{tilt}.mrc")
+        (tmp_path / f"{tilt}.rawtlt").write_text(f"{tilt}\n")
+    for names in (["series.mrc"], ["-10.mrc", "12.5.mrc"]):
+        words = ["noise", "fit", "--repeats", *(tmp_path / n for n in names), "--out", tmp_path / "model.json"]
+        refused(tiltfield(*words), names[0], "-10° to 12.5°", "one tilt")
+    (tmp_path / "series.rawtlt").write_text("12.4\n12.5\n")  # a stage that reads out what it can
+    words = ["--model", "gaussian", "--quiet", "--out", tmp_path / "model.json"]
+    assert tiltfield("noise", "fit", "--repeats", tmp_path / "series.mrc", *words) == (0, "", "")
+
+
 def test_the_same_seed_gives_the_same_file(tiltfield, files, tmp_path):
     outs = [tmp_path / "1.json", tmp_path / "2.json"]
     for out in outs:

@@ -17,6 +17,7 @@ from tiltfield.noise.pairs import centre, given, join, joint
 from tiltfield.noise.repeats import pairs_from_repeats, recording_of_frames
 from tiltfield.observe import Observer
 
+_ONE_TILT = 0.5  # degrees within which frames are of one tilt
 _ROOM = 0.25  # of the range fitted to, beyond which a model is not trusted
 About = dict[str, Any]
 
@@ -69,7 +70,9 @@ def read_repeats(
     Raises:
         InputError: if a file cannot be read or the frames are no repeats.
     """
-    stacks = [load_frames(path).images for path in paths]
+    raw = [load_frames(path) for path in paths]
+    _refuse_tilts(paths, [stack.angles_deg for stack in raw])
+    stacks = [stack.images for stack in raw]
     parts = [cropped(frames, crop) for frames in _fields(paths, stacks)]
     recording = joint([recording_of_frames(frames) for frames in parts])  # before noise is filtered, for all alike
     found = [pairs_from_repeats(frames, observer, recording=recording) for frames in parts]
@@ -122,6 +125,18 @@ def range_notes(noise: NoiseFile, clean: np.ndarray, name: str) -> list[str]:
         f"clean intensities are {low:.4g} to {high:.4g}, but {name} was fitted to {noise.low:.4g} to "
         f"{noise.high:.4g}: check that both are in the same unit and that the images hold no noise"
     ]
+
+
+def _refuse_tilts(paths: Sequence[Path], angles_deg: Sequence[np.ndarray | None]) -> None:
+    """Refuse a tilt series, in one file or many: what changes with the tilt would be taken for noise."""
+    known = [(path, tilts) for path, tilts in zip(paths, angles_deg, strict=True) if tilts is not None]
+    single = [tilts for _, tilts in known if len(tilts) == 1]
+    for path, tilts in (*known, (paths[0], np.ravel(single))):
+        if len(tilts) and np.ptp(tilts) > _ONE_TILT:
+            raise InputError(
+                f"{path} is of a tilt series, {np.min(tilts):g}° to {np.max(tilts):g}°: repeats are frames of one "
+                "field at one tilt; tiltfield reconstruct learns the noise of a series without any repeats"
+            )
 
 
 def _fields(paths: Sequence[Path], stacks: Sequence[np.ndarray]) -> list[np.ndarray]:
