@@ -55,6 +55,7 @@ fi
 # What the project needs besides torch, of what this Python lacks.
 mapfile -t missing < <("$python" - "$root/pyproject.toml" <<'PY'
 import importlib.metadata
+import importlib.util
 import re
 import sys
 import tomllib
@@ -62,8 +63,11 @@ import tomllib
 project = tomllib.load(open(sys.argv[1], "rb"))["project"]
 wanted = [*project["dependencies"], *project["optional-dependencies"].get("gpu", ["triton>=3"]), "pytest>=8"]
 for requirement in wanted:
+    name = re.match(r"[A-Za-z0-9_.-]+", requirement)[0]
+    if name == "triton" and importlib.util.find_spec(name):  # comes with torch, under other names, too
+        continue
     try:
-        importlib.metadata.version(re.match(r"[A-Za-z0-9_.-]+", requirement)[0])
+        importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
         print(requirement)
 PY

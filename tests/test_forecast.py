@@ -225,14 +225,25 @@ def test_the_first_step_does_not_count(monkeypatch, each, count, mean):
         seconds[0] += each[len(calls)]
         calls.append(None)
 
-    assert pace._mean_seconds(take) == pytest.approx(mean)
+    assert pace._mean_seconds(take, CPU) == pytest.approx(mean)
     assert len(calls) == count
+
+
+def test_on_a_gpu_the_step_that_compiles_is_not_timed(monkeypatch):
+    each = iter([99.0] + [1.0] * 20)
+    seconds = [0.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: seconds[0])
+
+    def take():
+        seconds[0] += next(each)
+
+    assert pace._mean_seconds(take, torch.device("cuda")) == pytest.approx(1.0)
 
 
 def test_a_step_that_takes_too_long_is_taken_once(monkeypatch):
     monkeypatch.setattr(pace, "LONGEST_SECONDS", 0.0)
     calls = []
-    assert pace._mean_seconds(lambda: calls.append(time.sleep(0.01))) >= 0.01
+    assert pace._mean_seconds(lambda: calls.append(time.sleep(0.01)), CPU) >= 0.01
     assert len(calls) == 1
 
 

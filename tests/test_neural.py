@@ -34,8 +34,8 @@ class Slow(Observer):
 def test_the_fit_waits_a_twentieth_of_the_time_at_most_for_its_state_to_be_written(clock, monkeypatch, seconds, apart):
     monkeypatch.setattr(neural, "checkpoint_of", lambda *_: {})
     observer = Slow(clock, seconds)
-    watch = neural._watcher(None, 0.0, observer)
     state = make_state(make_problem())
+    watch = neural._watcher(None, state, 0.0, observer)
     state.queue = [0]
     start = clock.now
     while len(observer.began) < 4:
@@ -44,6 +44,20 @@ def test_the_fit_waits_a_twentieth_of_the_time_at_most_for_its_state_to_be_writt
     assert observer.began[0] == pytest.approx(start + neural.FIRST_CHECKPOINT_SECONDS, abs=0.5)
     for earlier, later in zip(observer.began, observer.began[1:], strict=False):
         assert later - earlier - seconds == pytest.approx(apart, abs=0.5)
+
+
+def test_a_state_that_takes_long_to_write_waits_so_many_times_as_long_at_first(clock, monkeypatch):
+    state = make_state(make_problem())
+    size = sum(4 * parameter.numel() for parameter in state.field.parameters())
+    monkeypatch.setattr(neural, "checkpoint_of", lambda *_: {})
+    monkeypatch.setattr(neural, "WRITTEN_A_SECOND", 4 * size / 5)  # the field, two moments and the best in 5 seconds
+    observer = Slow(clock, 5.0)
+    watch = neural._watcher(None, state, 0.0, observer)
+    state.queue, start = [0], clock.now
+    while not observer.began:
+        watch(state, 0.5, {})
+        clock.now += 0.25
+    assert observer.began[0] == pytest.approx(start + 5 * neural.FIRST_CHECKPOINT_SECONDS, abs=0.5)
 
 
 def test_what_comes_after_the_fit_is_timed_until_it_is_computed(clock, monkeypatch):

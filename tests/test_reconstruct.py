@@ -270,6 +270,19 @@ def test_a_gpu_that_is_not_there_is_refused(monkeypatch):
         pick_device("cuda")
 
 
+@pytest.mark.parametrize(("gpus", "device"), [(2, "cuda:1"), (1, "cpu")])
+def test_processes_take_a_gpu_each_or_none(monkeypatch, gpus, device):
+    told = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "1", "MASTER_ADDR": "here"}
+    for name, value in told.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    assert str(pick_device("auto")) == device
+    if device == "cpu":
+        with pytest.raises(InputError, match="2 processes on a machine of 1 GPUs"):
+            pick_device("cuda")
+
+
 def test_a_fit_that_diverges_at_once_is_an_error(cell, quick, monkeypatch):
     def spoil(problem, state, schedule, watch, step):
         return Outcome.DIVERGED

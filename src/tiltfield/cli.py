@@ -252,6 +252,10 @@ def _fail(message: str, code: int, wait: float = 0.0) -> None:
     """Say why the program ends, and end it; after so many seconds, if torchrun has not ended it till then."""
     time.sleep(wait)
     Console(stderr=True).print(Text(f"tiltfield: {message}", style="red"), soft_wrap=True)
+    if ranks.launched() > 1:  # without taking leave of processes that may wait for this one: torchrun ends them
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
     sys.exit(code)
 
 

@@ -22,7 +22,6 @@ import math
 from dataclasses import dataclass, replace
 
 import psutil
-import torch
 
 from tiltfield import published, ranks
 from tiltfield.config import CLASSICAL, DENOISED, PUBLISHED, ReconstructConfig
@@ -190,7 +189,7 @@ def _rehearsal(box: Box, config: ReconstructConfig) -> float:
 
 
 def _on_gpu(config: ReconstructConfig) -> bool:
-    return config.device == "cuda" or (config.device == "auto" and torch.cuda.is_available())
+    return config.device == "cuda" or (config.device == "auto" and ranks.have_gpus())
 
 
 def _published_work(shape: Shape, config: ReconstructConfig) -> Work:

@@ -43,7 +43,8 @@ WRITING_SECONDS = 2.5  # of a limited run, for starting Python, the figures, the
 REPORTING_SECONDS = 6e-8  # a pixel of the images or a voxel, for the figures of the residuals and the report
 HURRIED = 0.7  # share of the steps below which a fit that a time limit cut short is told of
 LEAST_SECONDS = 0.5  # that a fit gets even where no time is left
-FIRST_CHECKPOINT_SECONDS = 2.0
+FIRST_CHECKPOINT_SECONDS = 2.0  # or, as below, so many times the seconds that writing it is going to take
+WRITTEN_A_SECOND = 1e9  # bytes of a checkpoint, about
 CHECKPOINT_SECONDS = 20.0  # between two; where one takes longer than a second to write, so many times as long
 
 
@@ -126,7 +127,7 @@ def solve(job: Job, resume: Mapping[str, Any] | None) -> Solution:
         block = fitting(schedule, state).block
         left = config.max_time - prepared - ranks.clock(_finishing_seconds(problem, state, block))
         schedule = replace(schedule, seconds=max(LEAST_SECONDS, left))
-    outcome = fit(problem, state, schedule, _watcher(plan, prepared, job.observer), begin.step)
+    outcome = fit(problem, state, schedule, _watcher(plan, state, prepared, job.observer), begin.step)
     if outcome is Outcome.DIVERGED and not state.best:
         raise InputError(f"{job.series.name}: the loss became infinite or NaN in the first pass; {DIVERGED_ADVICE}")
     full = fitting(schedule, state).steps(problem.box.n_y)
@@ -225,16 +226,20 @@ def blur_of(config: ReconstructConfig, series: TiltSeries, device: torch.device)
 def _finishing_seconds(problem: Problem, state: FitState, block: int) -> float:
     """Return how long the steps after the fit will take, by timing one block of slices."""
     rows = problem.rows(0, min(block, problem.box.n_y))
-    began = time.perf_counter()
-    clean = render(rows, evaluate_field(rows, state.field, block), state.contrast, block)
-    clean[0, 0, 0].item()  # a GPU is not done when the call returns
+    on_gpu = next(state.field.parameters()).is_cuda
+    for _ in range(2 if on_gpu else 1):  # the first compiles
+        began = time.perf_counter()
+        clean = render(rows, evaluate_field(rows, state.field, block), state.contrast, block)
+        clean[0, 0, 0].item()  # a GPU is not done when the call returns
+        took = time.perf_counter() - began
     told = REPORTING_SECONDS * (problem.observed.numel() + math.prod(problem.box.shape))
-    return WRITING_SECONDS + told + (time.perf_counter() - began) * math.ceil(problem.box.n_y / block)
+    return WRITING_SECONDS + told + took * math.ceil(problem.box.n_y / block)
 
 
-def _watcher(plan: Plan, prepared: float, observer: Observer) -> Watcher:
+def _watcher(plan: Plan, begun: FitState, prepared: float, observer: Observer) -> Watcher:
     """Return what reports and checkpoints while the fit runs."""
-    due = time.perf_counter() + FIRST_CHECKPOINT_SECONDS
+    kept = 4 * sum(parameter.nbytes for parameter in begun.field.parameters())  # with two moments, and the best ones
+    due = time.perf_counter() + FIRST_CHECKPOINT_SECONDS * max(1.0, kept / WRITTEN_A_SECOND)
     halvings = 0
 
     def watch(state: FitState, done: float, figures: dict[str, float]) -> None:

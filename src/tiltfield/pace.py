@@ -38,19 +38,21 @@ def step_seconds(shape: Shape, config: ReconstructConfig, device: torch.device) 
         device: where to compute.
     """
     if config.method in CLASSICAL:
-        return _mean_seconds(_slices(shape, config, device)) / SLICES
+        return _mean_seconds(_slices(shape, config, device), device) / SLICES
     if config.method not in PUBLISHED:
-        return _mean_seconds(_fit(shape, config, device))
+        return _mean_seconds(_fit(shape, config, device), device)
     if published.RECIPES[config.method].explicit:  # its step grows with the whole volume
         return None
     try:
-        return _mean_seconds(_rays(shape, config, device))
+        return _mean_seconds(_rays(shape, config, device), device)
     except InputError:  # a noise model that does not go with made-up images
         return None
 
 
-def _mean_seconds(take: Callable[[], object]) -> float:
+def _mean_seconds(take: Callable[[], object], device: torch.device) -> float:
     """Return the mean seconds of a call after the first, of the first if that took long."""
+    if device.type == "cuda":
+        take()  # compiles
     began = time.perf_counter()
     take()
     first = ranks.clock(time.perf_counter() - began)

@@ -50,6 +50,13 @@ def on_this_machine() -> int:
     return int(os.environ.get("LOCAL_WORLD_SIZE", 1)) if launched() > 1 else 1
 
 
+def have_gpus() -> bool:
+    """Return whether torch sees a GPU for each of the processes of this machine."""
+    import torch
+
+    return torch.cuda.is_available() and torch.cuda.device_count() >= on_this_machine()
+
+
 def count() -> int:
     """Return how many processes share the work at the moment."""
     return _count
@@ -68,7 +75,7 @@ def joined() -> Iterator[None]:
     import torch
     from torch import distributed
 
-    with_gpus = torch.cuda.is_available()
+    with_gpus, failed = have_gpus(), True
     if with_gpus:
         torch.cuda.set_device(local())
     distributed.init_process_group("cpu:gloo,cuda:nccl" if with_gpus else "gloo")
@@ -77,13 +84,15 @@ def joined() -> Iterator[None]:
     try:
         _memory = _shared()
         yield
+        failed = False
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
         if _memory is not None:
             _memory.leave()
         _count, _memory, _asked_to_stop = 1, None, False
-        distributed.destroy_process_group()
+        if not (with_gpus and failed):  # the others may wait for this one on their GPUs, and it for them to take leave
+            distributed.destroy_process_group()
 
 
 def _shared() -> SharedMemory | None:

@@ -221,16 +221,21 @@ def pick_device(name: str) -> torch.device:
     """Return the device of a setting.
 
     Args:
-        name: "auto" (a GPU if there is one), "cpu" or "cuda".
+        name: "auto" (a GPU if there is one, for each process that shares the work), "cpu" or "cuda".
 
     Raises:
-        InputError: if "cuda" is asked for and there is none.
+        InputError: if "cuda" is asked for and there is none, or fewer than processes.
     """
     if name == "cuda" and not torch.cuda.is_available():
         raise InputError(
             "--device cuda was asked for, but torch sees no CUDA GPU: use --device cpu, or install torch with CUDA"
         )
-    if name == "cpu" or not torch.cuda.is_available():
+    if name == "cuda" and not ranks.have_gpus():
+        raise InputError(
+            f"--device cuda: torchrun started {ranks.on_this_machine()} processes on a machine of "
+            f"{torch.cuda.device_count()} GPUs, and each takes one: give --nproc-per-node so many, or --device cpu"
+        )
+    if name == "cpu" or not ranks.have_gpus():
         return torch.device("cpu")
     return torch.device("cuda", ranks.local()) if ranks.launched() > 1 else torch.device("cuda")
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from tiltfield import ranks
 from tiltfield.config import NOISE_NAMES, ReconstructConfig
-from tiltfield.fit import FitState, fit_through, start
+from tiltfield.fit import FitState, fit_through, start, step
 from tiltfield.noise.estimate import autocorrelation
 from tiltfield.noise.file import load_noise
 from tiltfield.noise.gaussian import PoissonGaussian
@@ -78,6 +78,8 @@ def rehearse(
     schedule = schedule_for(block.box, config, STRENGTHS[0] / plan.deviation, on_gpu=device.type == "cuda")
     schedule = replace(schedule, passes=TRIAL_PASSES, patience=2.0, seconds=limit)
     kind = Kind(config.field, "poisson-gaussian", config.features)
+    if limit is not None and device.type == "cuda":  # the first step compiles, which is not to take the fit's time
+        step(block, new_state(block, plan, schedule, kind, config.seed, device), schedule, 0.0)
     state = new_state(block, plan, schedule, kind, config.seed, device)
     fit_through(block, state, schedule)
     line = cast(PoissonGaussian, state.noise)

@@ -29,8 +29,7 @@ def slices_of(density: Field, box: Box, rows: slice, among: slice | None = None)
     Returns:
         shape (rows, n_z, n_x).
     """
-    device = next(density.parameters()).device
-    z, y, x = (_axis(n, device) for n in box.shape)
+    z, y, x = (_axis(n, density.axes_device) for n in box.shape)
     among = among or rows
     return density.slices(z, y[among], x, slice(rows.start - among.start, rows.stop - among.start))
 

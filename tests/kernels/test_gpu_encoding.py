@@ -10,6 +10,7 @@ from tiltfield.fields.base import Box
 from tiltfield.fields.hashgrid import HashGrid
 from tiltfield.geometry import centred
 from tiltfield.kernels.gpu_encoding import Axis, Lattice, encode
+from tiltfield.rendering import slices_of
 
 SHIFTS = (0.375, -0.21875, -0.453125)  # exact in float32
 CLOSE = 2e-6
@@ -113,3 +114,6 @@ def test_the_field_takes_the_kernels_where_they_are_of_use(dispatched, error, mo
     assert error(made.slices(*given), expected) < close
     assert error(made.slices(*given, slice(1, 2)), expected[1:]) < close
     assert calls == [1, 1]
+    assert made.axes_device == torch.device("cpu")
+    middle = [centred(n, device=dispatched) for n in box.shape]
+    assert error(slices_of(made, box, slice(1, 3)), made.slices(*middle)[1:3]) < close

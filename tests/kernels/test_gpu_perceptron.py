@@ -6,7 +6,7 @@ from test_perceptron import spoilt
 
 pytest.importorskip("triton", reason="needs Triton, for Linux: pip install 'tiltfield[gpu]'")
 
-from tiltfield.kernels import gpu_perceptron
+from tiltfield.kernels import gpu_perceptron, native
 from tiltfield.kernels.perceptron import perceptron, perceptron_plainly
 
 CLOSE = 3e-5  # on a GPU; some 2e-7 where the interpreter multiplies in float32
@@ -27,7 +27,7 @@ def values(network, tensors):
     return [out, *torch.autograd.grad((out * given).sum(), [x, *parameters])]
 
 
-@pytest.mark.parametrize("sizes", [(2, 24, 64, 150), (3, 5, 7, 37), (1, 16, 16, 64), (1, 33, 65, 1)], ids=str)
+@pytest.mark.parametrize("sizes", [(2, 24, 64, 150), (3, 5, 7, 37), (1, 16, 16, 64), (1, 33, 63, 1)], ids=str)
 def test_values_and_gradients_are_those_of_the_plain_network(sizes, device, error):
     tensors = drawn(*sizes)
     found = values(gpu_perceptron.perceptron, [t.to(device) for t in tensors])
@@ -50,6 +50,19 @@ def test_programs_share_the_points(device, error, monkeypatch):
     found = values(gpu_perceptron.perceptron, [t.to(device) for t in tensors])
     for a, b in zip(found, values(perceptron_plainly, [t.double() for t in tensors]), strict=True):
         assert error(a, b) < (CLOSE if device.type == "cuda" else 1e-6)
+
+
+@pytest.mark.parametrize(("channels", "hidden", "fits"), [(63, 64, True), (64, 64, False), (24, 65, False)])
+def test_what_is_too_large_for_a_gpu_s_shared_memory_is_multiplied_plainly(
+    channels, hidden, fits, dispatched, error, monkeypatch
+):
+    calls, kernel = [], gpu_perceptron.perceptron
+    monkeypatch.setattr(gpu_perceptron, "perceptron", lambda *given: (calls.append(1), kernel(*given))[1])
+    monkeypatch.setattr(native, "usable", lambda tensor: False)
+    tensors = [t.to(dispatched) for t in drawn(1, channels, hidden, 70)]
+    for a, b in zip(values(perceptron, tensors), values(perceptron_plainly, tensors), strict=True):
+        assert error(a, b) < CLOSE
+    assert calls == [1] * fits
 
 
 def test_two_runs_are_one(device):

@@ -40,6 +40,12 @@ def test_map_and_adjoint_are_the_plain_ones_and_belong_together(sizes, device, e
     assert abs(difference) < CLOSE * projected.norm() * y.norm()
 
 
+def test_a_share_without_slices_has_no_images(device):
+    strips = Strips(geometry((4, 5, 6)), device)
+    assert strips.project(normal(0, 4, 5).to(device)).shape == (0, len(TILTS), 6)
+    assert strips.back_project(normal(0, len(TILTS), 6).to(device)).shape == (0, 4, 5)
+
+
 @pytest.mark.parametrize("batch", [1, 2, 6])
 def test_slices_are_taken_one_two_or_four_at_a_time(batch, device, error):
     g = geometry((4, 5, 6), [-20.0, 70.0])

@@ -1,7 +1,9 @@
 """When the kernels for GPUs are taken, what is said of it, and that nothing else needs Triton."""
 
 import ast
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -24,17 +26,19 @@ def forget():
 
 
 @pytest.fixture
-def machine(monkeypatch):
+def machine(monkeypatch, tmp_path):
     """Return a function that makes up a machine with a GPU; by default nothing is missing."""
 
-    def make(cuda="12.8", capability=(9, 0), triton=True, compiler="/usr/bin/gcc"):
+    def make(cuda="12.8", capability=(9, 0), triton=True, compiler="/usr/bin/gcc", headers=True):
         monkeypatch.delenv("CC", raising=False)
         monkeypatch.setattr(torch.version, "cuda", cuda)
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
         monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a GPU")
         monkeypatch.setattr(kernels.importlib.util, "find_spec", lambda name: object() if triton else None)
         monkeypatch.setattr(kernels.shutil, "which", lambda name: compiler)
-        monkeypatch.setattr(kernels.importlib.metadata, "version", lambda name: "3.9.0")
+        monkeypatch.setitem(sys.modules, "triton", SimpleNamespace(__version__="3.9.0"))
+        (tmp_path / "Python.h").touch() if headers else (tmp_path / "Python.h").unlink(missing_ok=True)
+        monkeypatch.setattr(kernels.sysconfig, "get_paths", lambda scheme: {"include": str(tmp_path)})
 
     return make
 
@@ -54,6 +58,7 @@ def test_with_nothing_missing_the_kernels_are_taken_for_float32(machine):
         ({"capability": (7, 5)}, "older"),
         ({"triton": False}, "tiltfield[gpu]"),
         ({"compiler": None}, "C compiler"),
+        ({"headers": False}, "python3-dev"),
     ],
     ids=str,
 )

@@ -62,6 +62,11 @@ class Field(nn.Module):
         grid = torch.meshgrid(y[only], z, x, indexing="ij")
         return self(torch.stack([grid[1], grid[0], grid[2]], dim=-1))
 
+    @property
+    def axes_device(self) -> torch.device:
+        """Where :meth:`slices` takes its axes from."""
+        return next(self.parameters()).device
+
     def project_(self) -> None:
         """Bring parameters that a step has led outside their range back into it."""
 

@@ -175,12 +175,21 @@ class HashGrid(Field):
     def slices(self, z: Tensor, y: Tensor, x: Tensor, only: slice = ALL) -> Tensor:
         """Return the density on a grid, shape (n_y, n_z, n_x), without gradient in the coordinates."""
         levels = [cast(GridLevel, level) for level in self.levels]
-        table = levels[0].table
-        if kernels.usable(table.device, table.dtype):
+        if self._by_kernels:
             features = _encoded(levels, z, y, x, only).flatten(2)
         else:
             features = interpolate(*_around(levels, self._among(y, only), self._across(z, x))).flatten(1)
         return self.decode(features).reshape(-1, len(z), len(x))
+
+    @property
+    def axes_device(self) -> torch.device:
+        """The CPU for the kernels of the GPU, which are told where nodes are: asking the GPU would wait for it."""
+        return torch.device("cpu") if self._by_kernels else super().axes_device
+
+    @property
+    def _by_kernels(self) -> bool:
+        table = cast(GridLevel, self.levels[0]).table
+        return kernels.usable(table.device, table.dtype)
 
     def _across(self, z: Tensor, x: Tensor) -> tuple[Between, Between]:
         """Return where the pixels of a slice lie, kept for the next block of slices on the same grid."""
@@ -277,10 +286,18 @@ def _encoded(levels: list[GridLevel], z: Tensor, y: Tensor, x: Tensor, only: sli
     """Return the features of all levels on an evenly spaced grid, by the GPU's kernels."""
     from tiltfield.kernels.gpu_encoding import encode
 
-    ends, rows = torch.cat([z[:1], z[-1:], x[:1], x[-1:], y]).cpu().split([4, len(y)])  # the GPU is asked once
+    ends, rows = torch.cat([z[:1], z[-1:], x[:1], x[-1:], y]).cpu().split([4, len(y)])
     top, bottom, left, right = ends.tolist()
     lattices = [level.lattice((top, bottom, len(z)), (left, right, len(x))) for level in levels]
     first, among = _among(levels, rows, only)  # places on the CPU: they ask nothing of the GPU
     planes = _planes(levels, first, among.nodes)
-    mixed = [torch.tensordot(among.matrix(i).to(p.device), p, 1) for i, p in enumerate(planes)]
-    return encode(mixed, lattices)
+    weights = _sent([among.matrix(i) for i in range(len(planes))], planes[0].device)
+    return encode([torch.tensordot(w, p, 1) for w, p in zip(weights, planes, strict=True)], lattices)
+
+
+def _sent(tensors: Sequence[Tensor], device: torch.device) -> list[Tensor]:
+    """Return what is on the CPU on another device, sent at once and without waiting for a GPU to be there."""
+    flat = torch.cat([tensor.flatten() for tensor in tensors])
+    flat = (flat.pin_memory() if device.type == "cuda" else flat).to(device, non_blocking=True)
+    parts = flat.split([tensor.numel() for tensor in tensors])
+    return [part.view_as(tensor) for part, tensor in zip(parts, tensors, strict=True)]

@@ -8,10 +8,12 @@ CPU, see :mod:`tiltfield.kernels.native`.
 from __future__ import annotations
 
 import functools
-import importlib.metadata
+import importlib
 import importlib.util
 import os
 import shutil
+import sysconfig
+from pathlib import Path
 
 import torch
 
@@ -43,6 +45,8 @@ def obstacle(device: torch.device) -> str:
         return "Triton is not installed: pip install 'tiltfield[gpu]'"
     if not ("CC" in os.environ or shutil.which("gcc") or shutil.which("clang")):
         return "Triton needs a C compiler: install gcc or clang"
+    if not (_headers() / "Python.h").exists():  # of its launcher, which it compiles
+        return f"Triton needs the headers of Python, there is no {_headers() / 'Python.h'}: install python3-dev"
     return ""
 
 
@@ -65,5 +69,11 @@ def told(device: torch.device) -> str:
     return f"computing on {torch.cuda.get_device_name(device)} by {by}"
 
 
+def _headers() -> Path:
+    """Return where Triton looks for the headers of Python."""
+    scheme = sysconfig.get_default_scheme()
+    return Path(sysconfig.get_paths("posix_prefix" if scheme == "posix_local" else scheme)["include"])
+
+
 def _version() -> str:
-    return importlib.metadata.version("triton")
+    return str(importlib.import_module("triton").__version__)  # its distribution has other names, too

@@ -7,7 +7,7 @@ to the bit. The hidden units are made anew on the way back.
 
 Products run on tensor cores. W x takes three of tf32 and keeps 21 of 24 digits, for it says which units are on: errors
 of 1e-7, and one unit in 10⁷ wrongly on or off. In the others m is exact in bfloat16, and what it is multiplied with is
-the sum of two bfloat16: errors of some 3e-6. (Triton's interpreter, without products of bfloat16, takes float32.)
+the sum of two bfloat16: errors of some 3e-6.
 """
 
 from __future__ import annotations
@@ -62,12 +62,17 @@ class _Perceptron(torch.autograd.Function):
         sums = features.new_empty(programs, hidden, channels + 1)
         _backward[(programs,)](
             features, inner, outer, inner_bias, gradient.contiguous(), d_features, sums, batch, n, channels, hidden,
-            SHORT=tl.bfloat16 if features.is_cuda else tl.float32, **_sides(channels, hidden),
+            SHORT=_short(features), **_sides(channels, hidden),
         )  # fmt: skip
         total = sums.sum(0)
         d_outer = (torch.cat([inner, inner_bias], dim=1) * total).sum(1)[None]
         d_inner, d_inner_bias = (outer.T * total).split([channels, 1], dim=1)
         return d_features, d_inner, d_outer, d_inner_bias, gradient.sum().view(1, 1)
+
+
+def _short(features: Tensor) -> tl.dtype:
+    """Return the type of the halves of numbers: Triton's interpreter has no products of bfloat16."""
+    return tl.bfloat16 if features.is_cuda else tl.float32
 
 
 def _tiles(features: Tensor) -> int:

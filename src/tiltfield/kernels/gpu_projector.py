@@ -108,14 +108,14 @@ class Strips:
 
 def _together(stack: Tensor) -> int:
     """Return how many members of a stack a program takes: they share the weights."""
-    return min(MOST, triton.next_power_of_2(len(stack)))
+    return min(MOST, triton.next_power_of_2(max(1, len(stack))))
 
 
 def _interleaved(stack: Tensor, together: int) -> Tensor:
     """Return a stack (n, a, b) as (n / together, a, b, together), so that a thread loads what it needs at once."""
     missing = -len(stack) % together
     filled = torch.nn.functional.pad(stack, (0, 0, 0, 0, 0, missing)) if missing else stack
-    return filled.unflatten(0, (-1, together)).permute(0, 2, 3, 1).contiguous()
+    return filled.unflatten(0, (len(filled) // together, together)).permute(0, 2, 3, 1).contiguous()
 
 
 def _shape(angle: float) -> tuple[float, ...]:

@@ -17,6 +17,7 @@ from torch.autograd.function import once_differentiable
 from tiltfield import kernels
 from tiltfield.kernels import native
 
+ROOM = 64  # channels with the constant, and hidden units, that fit the shared memory of any GPU
 CHUNK = 4096  # points at a time and thread: their hidden layer stays in the cache
 
 
@@ -34,7 +35,7 @@ def perceptron(features: Tensor, weights: Sequence[Tensor], biases: Sequence[Ten
         shape (batch, 1, n) or (1, n).
     """
     batch = features if features.ndim == 3 else features[None]
-    if kernels.usable(features.device, features.dtype):
+    if kernels.usable(features.device, features.dtype) and max(len(weights[0]), batch.shape[1] + 1) <= ROOM:
         from tiltfield.kernels import gpu_perceptron
 
         out = gpu_perceptron.perceptron(batch, weights, biases)
