@@ -50,7 +50,7 @@ def test_a_state_that_takes_long_to_write_waits_so_many_times_as_long_at_first(c
     state = make_state(make_problem())
     size = sum(4 * parameter.numel() for parameter in state.field.parameters())
     monkeypatch.setattr(neural, "checkpoint_of", lambda *_: {})
-    monkeypatch.setattr(neural, "WRITTEN_A_SECOND", 4 * size / 5)  # the field, two moments and the best in 5 seconds
+    monkeypatch.setattr(neural, "CHECKPOINT_BYTES_A_SECOND", 4 * size / 5)  # field, two moments, best: in 5 seconds
     observer = Slow(clock, 5.0)
     watch = neural._watcher(None, state, 0.0, observer)
     state.queue, start = [0], clock.now
@@ -71,7 +71,9 @@ def test_what_comes_after_the_fit_is_timed_until_it_is_computed(clock, monkeypat
             clock.now += 3.0
 
     monkeypatch.setattr(neural, "render", lambda *_: Late())
-    monkeypatch.setattr(neural, "REPORTING_SECONDS", 0.0)
+    monkeypatch.setattr(neural, "PIXEL_SECONDS", 0.0)
+    monkeypatch.setattr(neural, "VOXEL_SECONDS", 0.0)
+    monkeypatch.setattr(neural, "CHECKPOINT_BYTES_A_SECOND", float("inf"))
     problem = make_problem(rows=16)
     seconds = neural._finishing_seconds(problem, make_state(problem), 8)
     assert seconds == pytest.approx(neural.WRITING_SECONDS + 2 * 3.0)

@@ -40,11 +40,11 @@ from tiltfield.schedule import AnySchedule, schedule_for
 from tiltfield.series import TiltSeries
 
 WRITING_SECONDS = 2.5  # of a limited run, for starting Python, the figures, the preview and the files
-REPORTING_SECONDS = 6e-8  # a pixel of the images or a voxel, for the figures of the residuals and the report
+PIXEL_SECONDS, VOXEL_SECONDS = 6e-8, 2.5e-8  # for figures of the residuals, for the volume's file and the report
 HURRIED = 0.7  # share of the steps below which a fit that a time limit cut short is told of
 LEAST_SECONDS = 0.5  # that a fit gets even where no time is left
 FIRST_CHECKPOINT_SECONDS = 2.0  # or, as below, so many times the seconds that writing it is going to take
-WRITTEN_A_SECOND = 1e9  # bytes of a checkpoint, about
+CHECKPOINT_BYTES_A_SECOND = 1e9  # about
 CHECKPOINT_SECONDS = 20.0  # between two; where one takes longer than a second to write, so many times as long
 
 
@@ -232,14 +232,18 @@ def _finishing_seconds(problem: Problem, state: FitState, block: int) -> float:
         clean = render(rows, evaluate_field(rows, state.field, block), state.contrast, block)
         clean[0, 0, 0].item()  # a GPU is not done when the call returns
         took = time.perf_counter() - began
-    told = REPORTING_SECONDS * (problem.observed.numel() + math.prod(problem.box.shape))
-    return WRITING_SECONDS + told + took * math.ceil(problem.box.n_y / block)
+    told = PIXEL_SECONDS * problem.observed.numel() + VOXEL_SECONDS * math.prod(problem.box.shape)
+    return WRITING_SECONDS + told + _checkpoint_seconds(state) + took * math.ceil(problem.box.n_y / block)
+
+
+def _checkpoint_seconds(state: FitState) -> float:
+    """Return about how long it takes to write a state: the field, two moments and the best one."""
+    return 4 * sum(parameter.nbytes for parameter in state.field.parameters()) / CHECKPOINT_BYTES_A_SECOND
 
 
 def _watcher(plan: Plan, begun: FitState, prepared: float, observer: Observer) -> Watcher:
     """Return what reports and checkpoints while the fit runs."""
-    kept = 4 * sum(parameter.nbytes for parameter in begun.field.parameters())  # with two moments, and the best ones
-    due = time.perf_counter() + FIRST_CHECKPOINT_SECONDS * max(1.0, kept / WRITTEN_A_SECOND)
+    due = time.perf_counter() + FIRST_CHECKPOINT_SECONDS * max(1.0, _checkpoint_seconds(begun))
     halvings = 0
 
     def watch(state: FitState, done: float, figures: dict[str, float]) -> None:
