@@ -10,7 +10,7 @@ import tiltfield
 ROOT = Path(tiltfield.__file__).parent
 LAYERS = """
     errors extras sharedmemory ranks halo apart parse settings config observe threads replacing jsontext blank screening
-    volume series result geometry io
+    volume series result geometry axis io
     export kernels projector fields contrast defocus noise regularise problem rendering schedule fitstate fit plan
     coarse rehearsal rays published forecast neural classical denoise pace
     metrics views traits judge residuals simulate reconstruct evaluate runfolder report run batch viewer evidence

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from tiltfield import geometry
+from tiltfield.axis import turns_across
 from tiltfield.errors import InputError
 from tiltfield.geometry import Placement
 from tiltfield.io import dm, facts, folder, hdf5, mrc, npy, sidecars, tiff, zarr
@@ -114,14 +115,15 @@ def load(
         moved = Placement(moved.matrices[numbers - 1], moved.shifts[numbers - 1])
     images, valid = _turned(path, raw.images, valid, moved, turn)
     whole = moved is None and geometry.axis_degrees(turn) % 90 == 0
+    tilts = np.zeros(0) if raw.angles_deg is None else raw.angles_deg
     series = TiltSeries(
         images=images,
-        angles_deg=np.zeros(0) if raw.angles_deg is None else raw.angles_deg,
+        angles_deg=tilts,
         pixel_size_nm=size,
         valid=valid,
         quantum=quantum if whole else None,
         name=path.name.split(".")[0] or path.name,
-        sources={**raw.sources, **notes},
+        sources={**raw.sources, **facts.doubt_axis(notes, turn, turns_across(images, tilts))},
         numbers=numbers if exclude else None,
     )
     return series.binned(bin)

@@ -93,6 +93,23 @@ def choose_axis(
     return wanted, sources
 
 
+def doubt_axis(notes: dict[str, str], taken: str | float, doubt: str) -> dict[str, str]:
+    """Return what is to be said of the sources, with what the images say against the tilt axis.
+
+    Args:
+        notes: what is to be said so far.
+        taken: the axis that the images were turned by.
+        doubt: of :func:`tiltfield.axis.turns_across`.
+    """
+    if not doubt:
+        return notes
+    degrees = axis_degrees(taken)
+    other = {"y": "x", "x": "y"}.get(str(taken), f"{degrees - 90 if degrees > 0 else degrees + 90:g}")
+    text = f"{doubt} (--tilt-axis {other}), or the series is not aligned along the axis"
+    before = notes.get("warning tilt axis")
+    return notes | {"warning tilt axis": f"{before}; {text}" if before else text}
+
+
 def _wrapped(degrees: float) -> float:
     """The same direction within [-180°, 180°)."""
     return (degrees + 180) % 360 - 180
