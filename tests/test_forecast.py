@@ -225,8 +225,20 @@ def test_the_first_step_does_not_count(monkeypatch, each, count, mean):
         seconds[0] += each[len(calls)]
         calls.append(None)
 
-    assert pace._mean_seconds(take, CPU) == pytest.approx(mean)
+    assert pace._seconds_of(take, CPU) == pytest.approx(mean)
     assert len(calls) == count
+
+
+def test_what_gets_in_between_for_a_second_does_not_count(monkeypatch):
+    each, seconds = iter([0.1] * 6 + [1.2] + [0.02] * 40), [0.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: seconds[0])
+    monkeypatch.setattr(pace, "LEAST_SECONDS", 2.0)
+    monkeypatch.setattr(pace, "LONGEST_SECONDS", 3.0)
+
+    def take():
+        seconds[0] += next(each)
+
+    assert pace._seconds_of(take, CPU) == pytest.approx(0.02)
 
 
 def test_on_a_gpu_the_step_that_compiles_is_not_timed(monkeypatch):
@@ -234,16 +246,19 @@ def test_on_a_gpu_the_step_that_compiles_is_not_timed(monkeypatch):
     seconds = [0.0]
     monkeypatch.setattr(time, "perf_counter", lambda: seconds[0])
 
+    monkeypatch.setattr(pace, "LEAST_SECONDS", 0.5)
+    monkeypatch.setattr(pace, "LONGEST_SECONDS", 3.0)
+
     def take():
         seconds[0] += next(each)
 
-    assert pace._mean_seconds(take, torch.device("cuda")) == pytest.approx(1.0)
+    assert pace._seconds_of(take, torch.device("cuda")) == pytest.approx(1.0)
 
 
 def test_a_step_that_takes_too_long_is_taken_once(monkeypatch):
     monkeypatch.setattr(pace, "LONGEST_SECONDS", 0.0)
     calls = []
-    assert pace._mean_seconds(lambda: calls.append(time.sleep(0.01)), CPU) >= 0.01
+    assert pace._seconds_of(lambda: calls.append(time.sleep(0.01)), CPU) >= 0.01
     assert len(calls) == 1
 
 

@@ -38,19 +38,22 @@ def step_seconds(shape: Shape, config: ReconstructConfig, device: torch.device) 
         device: where to compute.
     """
     if config.method in CLASSICAL:
-        return _mean_seconds(_slices(shape, config, device), device) / SLICES
+        return _seconds_of(_slices(shape, config, device), device) / SLICES
     if config.method not in PUBLISHED:
-        return _mean_seconds(_fit(shape, config, device), device)
+        return _seconds_of(_fit(shape, config, device), device)
     if published.RECIPES[config.method].explicit:  # its step grows with the whole volume
         return None
     try:
-        return _mean_seconds(_rays(shape, config, device), device)
+        return _seconds_of(_rays(shape, config, device), device)
     except InputError:  # a noise model that does not go with made-up images
         return None
 
 
-def _mean_seconds(take: Callable[[], object], device: torch.device) -> float:
-    """Return the mean seconds of a call after the first, of the first if that took long."""
+def _seconds_of(take: Callable[[], object], device: torch.device) -> float:
+    """Return the seconds of a call after the first, of the first if that took long.
+
+    The median of the means of turns, if there are three: another program may get in between for a second.
+    """
     if device.type == "cuda":
         take()  # compiles
     began = time.perf_counter()
@@ -58,11 +61,12 @@ def _mean_seconds(take: Callable[[], object], device: torch.device) -> float:
     first = ranks.clock(time.perf_counter() - began)
     if first > LONGEST_SECONDS:
         return first
-    began, count, passed = time.perf_counter(), 0, 0.0
-    while passed < LONGEST_SECONDS and (passed < LEAST_SECONDS or count % LEARN_EVERY):
+    began, passed = time.perf_counter(), [0.0]
+    while passed[-1] < LONGEST_SECONDS and (passed[-1] < LEAST_SECONDS or (len(passed) - 1) % LEARN_EVERY):
         take()
-        count, passed = count + 1, ranks.clock(time.perf_counter() - began)
-    return passed / count
+        passed.append(ranks.clock(time.perf_counter() - began))
+    turns = np.diff(passed[::LEARN_EVERY]) / LEARN_EVERY
+    return float(np.median(turns)) if len(turns) >= 3 else passed[-1] / (len(passed) - 1)
 
 
 def _series(n_tilts: int, n_y: int, n_x: int) -> TiltSeries:
