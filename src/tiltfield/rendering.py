@@ -29,7 +29,8 @@ def slices_of(density: Field, box: Box, rows: slice, among: slice | None = None)
     Returns:
         shape (rows, n_z, n_x).
     """
-    z, y, x = (_axis(n, density.axes_device) for n in box.shape)
+    device = density.axes_device
+    z, y, x = (_axis(n, device) for n in box.shape)
     among = among or rows
     return density.slices(z, y[among], x, slice(rows.start - among.start, rows.stop - among.start))
 
