@@ -230,7 +230,8 @@ def test_the_first_step_does_not_count(monkeypatch, each, count, mean):
 
 
 def test_what_gets_in_between_for_a_second_does_not_count(monkeypatch):
-    each, seconds = iter([0.1] * 6 + [1.2] + [0.02] * 40), [0.0]
+    turns = [[0.04] * 4, [1.2, 0.04, 0.04, 0.04], *([0.02] * 4 for _ in range(20))]
+    each, seconds = iter([0.1, *(step for turn in turns for step in turn)]), [0.0]
     monkeypatch.setattr(time, "perf_counter", lambda: seconds[0])
     monkeypatch.setattr(pace, "LEAST_SECONDS", 2.0)
     monkeypatch.setattr(pace, "LONGEST_SECONDS", 3.0)
@@ -238,14 +239,13 @@ def test_what_gets_in_between_for_a_second_does_not_count(monkeypatch):
     def take():
         seconds[0] += next(each)
 
-    assert pace._seconds_of(take, CPU) == pytest.approx(0.02)
+    assert pace._seconds_of(take, CPU) == pytest.approx((0.04 + 7 * 0.02) / 8)  # the second turn is left out
 
 
 def test_on_a_gpu_the_step_that_compiles_is_not_timed(monkeypatch):
     each = iter([99.0] + [1.0] * 20)
     seconds = [0.0]
     monkeypatch.setattr(time, "perf_counter", lambda: seconds[0])
-
     monkeypatch.setattr(pace, "LEAST_SECONDS", 0.5)
     monkeypatch.setattr(pace, "LONGEST_SECONDS", 3.0)
 

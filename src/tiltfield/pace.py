@@ -23,6 +23,7 @@ from tiltfield.schedule import schedule_for
 from tiltfield.series import TiltSeries
 
 LEAST_SECONDS, LONGEST_SECONDS = 0.5, 3.0  # for which steps are timed; in whole turns of a flow's learning
+DISTURBED = 3.0  # times the median of the turns
 BLOCKS = 32  # of slices, that a fit is timed on: steps touch but their own planes of a field
 SLICES = 4  # that a classical method is timed on
 ROWS = 8  # of the images that a published network is timed on
@@ -52,7 +53,7 @@ def step_seconds(shape: Shape, config: ReconstructConfig, device: torch.device) 
 def _seconds_of(take: Callable[[], object], device: torch.device) -> float:
     """Return the seconds of a call after the first, of the first if that took long.
 
-    The median of the means of turns, if there are three: another program may get in between for a second.
+    The mean, but of turns into which another program got for a while: those are left out.
     """
     if device.type == "cuda":
         take()  # compiles
@@ -66,7 +67,9 @@ def _seconds_of(take: Callable[[], object], device: torch.device) -> float:
         take()
         passed.append(ranks.clock(time.perf_counter() - began))
     turns = np.diff(passed[::LEARN_EVERY]) / LEARN_EVERY
-    return float(np.median(turns)) if len(turns) >= 3 else passed[-1] / (len(passed) - 1)
+    if len(turns) < 3:
+        return passed[-1] / (len(passed) - 1)
+    return float(turns[turns <= DISTURBED * np.median(turns)].mean())
 
 
 def _series(n_tilts: int, n_y: int, n_x: int) -> TiltSeries:
