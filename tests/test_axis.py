@@ -74,9 +74,14 @@ def test_what_is_lost_is_that_of_the_structure_whatever_the_noise():
     assert seen == pytest.approx(900 / (900 + 4000 * 0.25), rel=0.02)
 
 
-@pytest.mark.parametrize("kind", ["noise", "nothing", "three tilts", "one tilt", "no angles"])
+@pytest.mark.parametrize("kind", ["noise", "nothing", "three tilts", "one tilt", "no angles", "no images"])
 def test_nothing_is_said_of_images_that_tell_nothing(kind):
     images = np.random.default_rng(0).standard_normal((40, 32, 32)).astype(np.float32)
-    images = {"nothing": np.zeros_like(images), "three tilts": images[:3], "one tilt": images[:1]}.get(kind, images)
+    images = {
+        "nothing": np.zeros_like(images),
+        "three tilts": images[:3],
+        "one tilt": images[:1],
+        "no images": images[:0],
+    }.get(kind, images)
     angles = np.zeros(0) if kind == "no angles" else np.linspace(-60, 60, len(images))
     assert turns_across(images, angles) == ""

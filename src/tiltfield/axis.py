@@ -36,8 +36,8 @@ def turns_across(images: np.ndarray, angles_deg: np.ndarray) -> str:
     order = np.argsort(angles_deg, kind="stable")
     tilts = np.asarray(angles_deg, np.float64)[order]
     step = float(np.median(np.diff(tilts))) if len(tilts) >= FEWEST else 0.0
-    apart = max(2, round(FAR / step)) if step > 0 else len(tilts)
-    if 2 * apart > len(images) or len(tilts) != len(images):
+    apart = max(2, round(FAR / step)) if step > 0 else len(tilts) + 1
+    if 2 * apart > len(tilts) or len(tilts) != len(images):
         return ""
     (of_y, seen_y), (of_x, seen_x) = (lost(profiles(images, along)[order], apart) for along in ("y", "x"))
     if min(seen_y, seen_x) < SIGNAL or of_y < LOST or of_y < TIMES * max(of_x, LEAST):

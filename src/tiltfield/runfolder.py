@@ -301,14 +301,14 @@ class RunFolder:
         return [path for path in there if path.exists() and path.resolve() != kept]
 
     def _set_aside(self) -> None:
+        """Let the run in the folder wait; what waits already stays, for the files here are then of one killed early."""
         for path in self._files():
             self._aside.mkdir(exist_ok=True)
-            if (
-                self._aside / path.name
-            ).exists():  # this one is of a run that was killed before there was anything to go on with
+            waiting = self._aside / path.name
+            if waiting.exists():
                 remove(path)
             else:
-                path.rename(self._aside / path.name)
+                path.rename(waiting)
 
 
 def read_metrics(folder: Path) -> dict[str, Any]:
