@@ -1,5 +1,6 @@
 """Kernels in C are made once, for this processor, and whatever is in the way is said in words."""
 
+import ctypes
 import os
 import subprocess
 import sys
@@ -121,6 +122,19 @@ def test_a_user_without_a_home_gets_a_folder_among_temporary_files(no_cache, mon
 def test_tensors_that_no_kernel_takes_are_refused(bad):
     with pytest.raises(ValueError, match="expected a contiguous tensor on the CPU"):
         native.call("perceptron_forward", bad)
+
+
+@pytest.mark.usefixtures("compiler")
+def test_kernels_take_what_their_sources_declare():
+    """A whole number for a float is one; a float for a whole number, or too few arguments, are refused."""
+    values = torch.tensor([0.0, 1.0])
+    of_float, of_whole = torch.empty(2), torch.empty(2)
+    native.call("density_forward", values, of_float, 2.0, 1.0, 2)
+    native.call("density_forward", values, of_whole, 2, 1, 2)
+    assert torch.equal(of_float, of_whole)
+    for wrong in ((values, of_float, 2.0, 1.0, 2.0), (values, of_float, 2.0)):
+        with pytest.raises((TypeError, ctypes.ArgumentError)):
+            native.call("density_forward", *wrong)
 
 
 def test_only_float32_on_the_cpu_is_usable():

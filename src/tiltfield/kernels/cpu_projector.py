@@ -38,7 +38,7 @@ class Strips:
         self.geometry = geometry
         along = [_strip(*line, angle) for line, angle in zip(strips.lines(geometry), geometry.angles, strict=True)]
         self._turned = {bool(turned) for turned, *_ in along}
-        self._lines, self._pixels = _whole(along), _whole(strips.pixels(geometry))
+        self._lines, self._pixels = _rows(along), _rows(strips.pixels(geometry))
         self._shapes = torch.tensor([_shape(a) for a in geometry.angles], dtype=torch.float32)
 
     def project(self, slices: Tensor) -> Tensor:
@@ -103,9 +103,8 @@ def _strip(turned: bool, tilt: int, start: int, step: int, slope: int, angle: fl
     return turned, start + strips.fixed(0.5 - (1 + narrow) / wide / 2), step, slope
 
 
-def _whole(rows: Sequence[tuple[int, ...]]) -> Tensor:
-    """Return int64 for C, as the kernels take no other tensor of that width."""
-    return torch.tensor(rows, dtype=torch.int64).view(torch.int32)
+def _rows(table: Sequence[tuple[int, ...]]) -> Tensor:
+    return native.whole([number for row in table for number in row])
 
 
 def _shape(angle: float) -> tuple[float, ...]:

@@ -118,7 +118,7 @@ class _Native(torch.autograd.Function):
 
 def _addresses(tensors: Sequence[Tensor]) -> Tensor:
     """Return an array of pointers."""
-    return torch.tensor([tensor.data_ptr() for tensor in tensors]).view(torch.int32)
+    return native.whole([native.address(tensor) for tensor in tensors])
 
 
 def _for_c(places: Places) -> list[Tensor]:

@@ -23,11 +23,17 @@ static inline lanes all(float value) { return value - (lanes){0}; }
 static inline lanes load(const float *from) { return *(const lanes *)from; }
 static inline void store(float *to, lanes values) { *(lanes *)to = values; }
 
-/* Numbers, a vector of them at most, zero beyond. */
+/* Numbers, a vector of them at most, zero beyond; and so many of a vector. */
 static inline lanes some(const float *from, int64_t count) {
+    if (count == LANES) return load(from);
     lanes values = {0};
     memcpy(&values, from, count * sizeof(float));
     return values;
+}
+
+static inline void store_some(float *to, lanes values, int64_t count) {
+    if (count == LANES) store(to, values);
+    else memcpy(to, &values, count * sizeof(float));
 }
 
 static inline lanes where(marks condition, lanes yes, lanes no) {

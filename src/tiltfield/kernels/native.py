@@ -12,11 +12,13 @@ import functools
 import hashlib
 import os
 import platform
+import re
 import shutil
 import stat
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import torch
@@ -71,18 +73,30 @@ def call(name: str, *arguments: Tensor | int | float) -> None:
     library, why = _library()
     if library is None:
         raise ValueError(f"no kernels: {why}")
-    getattr(library, name)(*map(_for_c, arguments))
+    getattr(library, name)(*[address(value) if isinstance(value, Tensor) else value for value in arguments])
 
 
-def _for_c(argument: Tensor | int | float) -> ctypes.c_void_p | ctypes.c_int64 | ctypes.c_float:
-    if isinstance(argument, Tensor):
-        if not argument.is_contiguous() or not argument.is_cpu or argument.dtype not in _TYPES:
-            raise ValueError(
-                f"expected a contiguous tensor on the CPU of {', '.join(_TYPES.values())}, "
-                f"got {argument.dtype} with strides {argument.stride()} on {argument.device}"
-            )
-        return ctypes.c_void_p(argument.data_ptr())
-    return ctypes.c_int64(argument) if isinstance(argument, int) else ctypes.c_float(argument)
+def address(tensor: Tensor) -> int:
+    """Return where a tensor lies.
+
+    Args:
+        tensor: as :func:`call` takes them; it must outlive the use of its address.
+    """
+    if not tensor.is_contiguous() or not tensor.is_cpu or tensor.dtype not in _TYPES:
+        raise ValueError(
+            f"expected a contiguous tensor on the CPU of {', '.join(_TYPES.values())}, "
+            f"got {tensor.dtype} with strides {tensor.stride()} on {tensor.device}"
+        )
+    return tensor.data_ptr()
+
+
+def whole(numbers: Sequence[int]) -> Tensor:
+    """Return int64 for C, as the kernels take no other tensor of that width.
+
+    Args:
+        numbers: of them, or addresses.
+    """
+    return torch.tensor(numbers, dtype=torch.int64).view(torch.int32)
 
 
 @functools.cache
@@ -102,10 +116,26 @@ def _library() -> tuple[ctypes.CDLL | None, str]:
         target = _cache() / f"native-{key.hexdigest()[:16]}.so"
         if not target.exists():
             _compile([*words, *map(str, sources), "-lm"], target)
-        return ctypes.CDLL(str(target)), ""
+        return _declared(ctypes.CDLL(str(target)), sources), ""
     except (OSError, subprocess.SubprocessError) as error:
         said = getattr(error, "stderr", "") or str(error)
         return None, f"{compiler} could not make them: {said.strip().splitlines()[0] if said.strip() else error!r}"
+
+
+def _declared(library: ctypes.CDLL, sources: Iterable[Path]) -> ctypes.CDLL:
+    """Return the library with the types of all arguments, as the sources have them."""
+    for source in sources:
+        for name, arguments in re.findall(r"^void (\w+)\(([^)]*)\)", source.read_text(), re.MULTILINE):
+            if function := getattr(library, name, None):  # not all are made for every processor
+                function.argtypes = [_type_in_c(argument) for argument in arguments.split(",")]
+                function.restype = None
+    return library
+
+
+def _type_in_c(argument: str) -> type[ctypes.c_void_p | ctypes.c_int64 | ctypes.c_float]:
+    if "*" in argument:
+        return ctypes.c_void_p
+    return ctypes.c_int64 if "int64_t" in argument else ctypes.c_float
 
 
 def _flags() -> list[str]:

@@ -14,7 +14,7 @@ void density_forward(const float *y, float *density, float scale, float growth, 
     for (int64_t first = 0; first < n; first += LANES) {
         int64_t count = least(LANES, n - first);
         lanes slope, p = softplus(some(y + first, count), &slope), made = scale * (p + growth * p * p);
-        memcpy(density + first, &made, count * sizeof(float));
+        store_some(density + first, made, count);
     }
 }
 
@@ -25,6 +25,6 @@ void density_backward(const float *y, const float *given, float *gradient, float
         int64_t count = least(LANES, n - first);
         lanes slope, p = softplus(some(y + first, count), &slope);
         lanes made = some(given + first, count) * scale * (1 + 2 * growth * p) * slope;
-        memcpy(gradient + first, &made, count * sizeof(float));
+        store_some(gradient + first, made, count);
     }
 }

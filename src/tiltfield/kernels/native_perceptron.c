@@ -2,23 +2,25 @@
  *
  * Forwards, which units are on is kept, a bit each. On the way back, with m those bits and g the gradient in y,
  *     S = Σ g m xᵀ        dx = g · Wᵀ (v m)
- * and all gradients of the weights follow from S, see perceptron.py. Points are taken by tiles that fit the cache.
+ * and all gradients of the weights follow from S, see perceptron.py. Both are sums over the units that are on, and four
+ * units are in one of 16 cases. So dx adds up one row for every four units, from a table of what each case gives; and a
+ * point adds its g x to one row for every four units, that of its case, from which the units have S in the end.
+ * Points are taken by tiles that fit the cache.
  */
 #include "native.h"
 
-#define TILE 32                /* points whose marks lie together */
-#define NEAR (TILE / LANES)    /* vectors of points that a forward tile has */
-#define FAR (4 * TILE / LANES) /* and a tile on the way back */
+#define TILE 32             /* points whose marks lie together */
+#define NEAR (TILE / LANES) /* vectors of points that a tile has */
+#define FAR 16              /* tiles at a time on the way back */
 #define BITS 32
 #define PAIR 2 /* vectors of points in registers, with so many */
 #if LANES == 16
-#define UNITS 8   /* hidden units, */
-#define ROWS 4    /* or units and */
-#else             /* sixteen registers instead of 32 */
+#define UNITS 8 /* hidden units */
+#else           /* sixteen registers instead of 32 */
 #define UNITS 5
-#define ROWS 2
 #endif
-#define COLUMNS 6 /* channels of S */
+#define FOUR 4 /* units, and in how many cases they are */
+#define CASES 16
 
 /* Copy a tile of rows of n numbers, zero beyond. */
 static void take(lanes *to, const float *from, int64_t rows, int64_t n, int64_t first, int64_t width) {
@@ -91,84 +93,131 @@ void perceptron_forward(const float *x, const float *affine, const float *outer,
     free(packed);
 }
 
-/* g m of a tile of which `left` points are there, and its sum over points, unit by unit and lane by lane. */
-static void mask(const lanes *gradient, const int32_t *on, int64_t words, int64_t hidden, int64_t left, lanes *masked,
-                 lanes *sums) {
-    for (int64_t p = 0; p < FAR; p++) {
-        const int32_t *there = on + (p / NEAR * words * NEAR + p % NEAR) * LANES;
+/* Numbers a and b mixed: of two rows, columns with bit `s` and those without. */
+#ifdef __clang__
+#define MIXED(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+#define MIXED(a, b, ...) __builtin_shuffle(a, b, (marks){__VA_ARGS__})
+#endif
+#define WITHOUT(i, s) ((i) & (s) ? LANES + (i) - (s) : (i))
+#define WITH(i, s) ((i) & (s) ? LANES + (i) : (i) + (s))
+#define EIGHT(f, i, s) f(i, s), f(i + 1, s), f(i + 2, s), f(i + 3, s), f(i + 4, s), f(i + 5, s), f(i + 6, s), f(i + 7, s)
+#if LANES == 16
+#define EACH(f, s) EIGHT(f, 0, s), EIGHT(f, 8, s)
+#else
+#define EACH(f, s) EIGHT(f, 0, s)
+#endif
+#define EXCHANGE(rows, s)                                \
+    for (int i = 0; i < LANES; i++)                      \
+        if (!(i & (s))) {                                \
+            lanes a = (rows)[i], b = (rows)[i + (s)];    \
+            (rows)[i] = MIXED(a, b, EACH(WITHOUT, s));   \
+            (rows)[i + (s)] = MIXED(a, b, EACH(WITH, s)); \
+        }
+
+/* Rows become columns, of a square. */
+static inline void turn(lanes *rows) {
+    EXCHANGE(rows, 1)
+    EXCHANGE(rows, 2)
+    EXCHANGE(rows, 4)
+#if LANES == 16
+    EXCHANGE(rows, 8)
+#endif
+}
+
+/* g x of `count` points, point by point: the channels from `channel` on, g behind the last of them, and then nothing. */
+static void look_back(const float *x, const float *g, lanes *seen, int64_t count, int64_t n, int64_t channel,
+                      int64_t channels) {
+    for (int64_t p = 0; p < count; p += LANES, seen += LANES) {
+        int64_t there = least(count - p, LANES);
+        lanes gradient = some(g + p, there);
+        for (int64_t i = 0, k = channel; i < LANES; i++, k++)
+            seen[i] = k < channels ? gradient * some(x + k * n + p, there) : k == channels ? gradient : all(0);
+        turn(seen);
+    }
+}
+
+/* dx of as many points and channels, of which `pulled` has Wᵀ (v m), point by point. */
+static void give_back(lanes *pulled, const float *g, float *dx, int64_t count, int64_t n, int64_t channel,
+                      int64_t channels) {
+    for (int64_t p = 0; p < count; p += LANES, pulled += LANES) {
+        int64_t there = least(count - p, LANES);
+        lanes gradient = some(g + p, there);
+        turn(pulled);
+        for (int64_t i = 0, k = channel; i < LANES && k < channels; i++, k++)
+            store_some(dx + k * n + p, gradient * pulled[i], there);
+    }
+}
+
+/* The marks of a word of units at a point. */
+static inline uint32_t marks_of(const int32_t *on, int64_t words, int64_t word, int64_t point) {
+    return on[(point / TILE * words + word) * TILE + point % TILE];
+}
+
+/* For every point the sum of the rows of its cases. */
+static void sum_cases(const lanes *table, const int32_t *on, lanes *sums, int64_t count, int64_t words) {
+    for (int64_t p = 0; p < count; p++) {
+        const lanes *row = table;
+        lanes even = all(0), odd = all(0);
         for (int64_t w = 0; w < words; w++) {
-            marks word = left > p / NEAR * NEAR * LANES ? *(const marks *)(there + w * NEAR * LANES) : (marks){0};
-            for (int64_t h = w * BITS; h < (w + 1) * BITS && h < hidden; h++) {
-                marks is_on = (word & (int32_t)(1u << h % BITS)) != 0;
-                masked[h * FAR + p] = (lanes)((marks)gradient[p] & is_on);
-                sums[h] += masked[h * FAR + p];
+            uint32_t marked = marks_of(on, words, w, p);
+            for (int s = 0; s < BITS; s += 2 * FOUR, row += 2 * CASES) {
+                even += row[(marked >> s) % CASES];
+                odd += row[CASES + (marked >> (s + FOUR)) % CASES];
             }
+        }
+        sums[p] = even + odd;
+    }
+}
+
+/* Add every point's numbers to the rows of its cases. */
+static void add_to_cases(lanes *table, const int32_t *on, const lanes *numbers, int64_t count, int64_t words) {
+    for (int64_t p = 0; p < count; p++) {
+        lanes *row = table;
+        for (int64_t w = 0; w < words; w++) {
+            uint32_t marked = marks_of(on, words, w, p);
+            for (int s = 0; s < BITS; s += FOUR, row += CASES) row[(marked >> s) % CASES] += numbers[p];
         }
     }
 }
 
-/* Add g m xᵀ over a tile, lane by lane. */
-static void add_products(const lanes *masked, const lanes *x, lanes *total, int64_t channels, int64_t hidden) {
-    for (int64_t h = 0; h < hidden; h += ROWS)
-        for (int64_t k = 0; k < channels; k += COLUMNS) {
-            lanes sum[ROWS][COLUMNS];
-            for (int j = 0; j < ROWS; j++)
-                for (int i = 0; i < COLUMNS; i++) sum[j][i] = total[(h + j) * channels + k + i];
-            for (int p = 0; p < FAR; p++)
-                for (int j = 0; j < ROWS; j++)
-                    for (int i = 0; i < COLUMNS; i++)
-                        sum[j][i] += masked[(h + j) * FAR + p] * x[(k + i) * FAR + p];
-            for (int j = 0; j < ROWS; j++)
-                for (int i = 0; i < COLUMNS; i++) total[(h + j) * channels + k + i] = sum[j][i];
-        }
-}
+/* Whether a unit is on in a case of its four. */
+static inline int is_on_in(int64_t unit, int64_t row) { return row >> unit % FOUR & 1; }
 
-/* dx of a tile, `back` (hidden, channels) the products v W. */
-static void pull_back(const lanes *masked, const float *back, lanes *dx, int64_t channels, int64_t hidden) {
-    for (int p = 0; p < FAR; p += PAIR)
-        for (int64_t k = 0; k < channels; k += COLUMNS) {
-            lanes sum[COLUMNS][PAIR] = {0};
-            for (int64_t h = 0; h < hidden; h++)
-                for (int i = 0; i < COLUMNS; i++)
-                    for (int q = 0; q < PAIR; q++)
-                        sum[i][q] += back[h * channels + k + i] * masked[h * FAR + p + q];
-            for (int i = 0; i < COLUMNS; i++)
-                for (int q = 0; q < PAIR; q++) dx[(k + i) * FAR + p + q] = sum[i][q];
-        }
-}
-
-/* x, dx (channels, n), g (n), on as above, back (hidden, channels); total (parts, hidden, channels + 1) is S by parts
- * of the points, whose sum is the same whatever the number of threads. */
+/* x, dx (channels, n), g (n), on as above, back (hidden, channels) the products v W; total (parts, hidden,
+ * channels + 1) is S by parts of the points, whose sum is the same whatever the number of threads. */
 void perceptron_backward(const float *x, const float *g, const int32_t *on, const float *back, float *dx, float *total,
                          int64_t n, int64_t channels, int64_t hidden, int64_t parts) {
-    const int64_t width = FAR * LANES, tiles = up(n, width) / width, words = up(hidden, BITS) / BITS;
-    const int64_t wide = up(channels, COLUMNS), high = up(hidden, ROWS);
-    float *padded = calloc(high * wide, sizeof(float)); /* v W, zero where there is nothing */
-    for (int64_t h = 0; h < hidden; h++) memcpy(padded + h * wide, back + h * channels, channels * sizeof(float));
+    const int64_t tiles = up(n, TILE) / TILE, words = up(hidden, BITS) / BITS, rows = words * BITS / FOUR * CASES;
+    const int64_t wide = up(channels + 1, LANES) / LANES, columns = channels + 1;
+    const size_t bytes = rows * wide * sizeof(lanes);
+    lanes *pulls = memset(room(bytes), 0, bytes); /* what the cases give, a vector of channels after another */
+    for (int64_t h = 0; h < hidden; h++)
+        for (int64_t row = h / FOUR * CASES; row < (h / FOUR + 1) * CASES; row++)
+            for (int64_t k = 0; k < channels && is_on_in(h, row); k++)
+                pulls[k / LANES * rows + row][k % LANES] += back[h * channels + k];
 #pragma omp parallel for schedule(static)
     for (int64_t part = 0; part < parts; part++) {
-        lanes *points = room(wide * FAR * sizeof(lanes)), *out = room(wide * FAR * sizeof(lanes));
-        lanes *masked = room(high * FAR * sizeof(lanes)), gradient[FAR];
-        lanes *sums = room(high * wide * sizeof(lanes)), *biases = room(high * sizeof(lanes));
-        memset(points, 0, wide * FAR * sizeof(lanes));
-        memset(masked, 0, high * FAR * sizeof(lanes));
-        memset(sums, 0, high * wide * sizeof(lanes));
-        memset(biases, 0, high * sizeof(lanes));
-        for (int64_t t = tiles * part / parts; t < tiles * (part + 1) / parts; t++) {
-            take(points, x, channels, n, t * width, width);
-            take(gradient, g, 1, n, t * width, width);
-            mask(gradient, on + t * words * width, words, hidden, n - t * width, masked, biases);
-            add_products(masked, points, sums, wide, high);
-            pull_back(masked, padded, out, wide, high);
-            give(dx, out, channels, n, t * width, width);
-        }
-        for (int64_t h = 0; h < hidden; h++)
-            for (int64_t k = 0; k <= channels; k++) {
-                double sum = 0;
-                for (int i = 0; i < LANES; i++) sum += k < channels ? sums[h * wide + k][i] : biases[h][i];
-                total[(part * hidden + h) * (channels + 1) + k] = (float)sum;
+        lanes *seen = room(FAR * TILE * sizeof(lanes)), *pulled = room(FAR * TILE * sizeof(lanes));
+        lanes *found = memset(room(bytes), 0, bytes); /* Σ g x by cases, likewise */
+        const int64_t stop = tiles * (part + 1) / parts;
+        for (int64_t t = tiles * part / parts; t < stop; t += FAR) {
+            const int64_t first = t * TILE, count = least(n, least(stop, t + FAR) * TILE) - first;
+            const int32_t *marked = on + t * words * TILE;
+            for (int64_t c = 0; c < wide; c++) {
+                look_back(x + first, g + first, seen, count, n, c * LANES, channels);
+                add_to_cases(found + c * rows, marked, seen, count, words);
+                if (c * LANES == channels) break; /* a bias is no channel */
+                sum_cases(pulls + c * rows, marked, pulled, count, words);
+                give_back(pulled, g + first, dx + first, count, n, c * LANES, channels);
             }
-        free(points), free(out), free(masked), free(sums), free(biases);
+        }
+        memset(total + part * hidden * columns, 0, hidden * columns * sizeof(float));
+        for (int64_t h = 0; h < hidden; h++)
+            for (int64_t row = h / FOUR * CASES; row < (h / FOUR + 1) * CASES; row++)
+                for (int64_t k = 0; k < columns && is_on_in(h, row); k++)
+                    total[(part * hidden + h) * columns + k] += found[k / LANES * rows + row][k % LANES];
+        free(seen), free(pulled), free(found);
     }
-    free(padded);
+    free(pulls);
 }

@@ -98,8 +98,8 @@ void radial_forward(const float *noise, const float *base, const float *position
         lanes log, scaled;
         lanes value = through(layers, free_layers, some(noise + first, count), some(base + first, count),
                               at(some(position + first, count), (int32_t)nodes), table, pairs, nodes, &log, &scaled);
-        memcpy(z + first, &value, count * sizeof(float));
-        memcpy(log_det + first, &log, count * sizeof(float));
+        store_some(z + first, value, count);
+        store_some(log_det + first, log, count);
     }
 }
 
@@ -139,7 +139,7 @@ void radial_backward(const float *noise, const float *base, const float *positio
             spread(gradient, there, rows + (3 * pairs + 1) * nodes, count);
             lanes of_sigma = -scaled * gradient - of_log;
             spread(of_sigma, there, rows, count);
-            memcpy(d_base + first, &of_sigma, count * sizeof(float));
+            store_some(d_base + first, of_sigma, count);
         }
         for (int64_t i = 0; i < 3; i++)
             for (int64_t k = 0; k < pairs; k++)
@@ -239,7 +239,7 @@ void gaussian_law(const float *observed, const float *clean, const float *table,
         lanes log_sigma = between(table, at(position, (int32_t)nodes)), inverse = exp_of(-log_sigma);
         lanes z = (some(observed + first, count) - seen) * inverse, law = -0.5f * z * z - log_sigma - 0.918938533f;
         z *= inverse;
-        memcpy(log_p + first, &law, count * sizeof(float));
-        memcpy(slope + first, &z, count * sizeof(float));
+        store_some(log_p + first, law, count);
+        store_some(slope + first, z, count);
     }
 }

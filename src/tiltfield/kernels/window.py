@@ -52,9 +52,18 @@ class Direct(Optimizer):
     """
 
     add_param_group = inspect.unwrap(Optimizer.add_param_group)
-    zero_grad = inspect.unwrap(Optimizer.zero_grad)
     state_dict = inspect.unwrap(Optimizer.state_dict)
     load_state_dict = inspect.unwrap(Optimizer.load_state_dict)
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Forget the gradients."""
+        for parameter in self.parameters:
+            parameter.grad = None
+
+    @property
+    def parameters(self) -> list[Any]:
+        """Return all of them."""
+        return [parameter for group in self.param_groups for parameter in group["params"]]
 
 
 class Adam(Direct, torch.optim.Adam):
@@ -77,10 +86,9 @@ class Adam(Direct, torch.optim.Adam):
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
         """Descend on the parameters that have a gradient."""
         inspect.unwrap(torch.optim.Adam.step)(self)
-        for group in self.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    increment_version(parameter)  # torch does so itself, unless all are in one call
+        for parameter in self.parameters:
+            if parameter.grad is not None:
+                increment_version(parameter)  # torch does so itself, unless all are in one call
 
 
 class WindowAdam(Direct):
@@ -101,30 +109,24 @@ class WindowAdam(Direct):
             eps: added to the deviation.
         """
         super().__init__(params, {"lr": lr, "betas": betas, "eps": eps})
-        for group in self.param_groups:
-            for table in group["params"]:
-                table.windows = []
-                self.state[table] = {
-                    "first": torch.zeros_like(table),
-                    "second": torch.zeros_like(table),
-                    "touched": torch.zeros(len(table), device=table.device),
-                }
+        for table in self.parameters:
+            table.windows = []
+            self.state[table] = {
+                "first": torch.zeros_like(table),
+                "second": torch.zeros_like(table),
+                "touched": torch.zeros(len(table), device=table.device),
+            }
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Forget the gradients."""
-        super().zero_grad(set_to_none)
-        for table in self.tables:
+        super().zero_grad()
+        for table in self.parameters:
             table.windows.clear()
-
-    @property
-    def tables(self) -> list[Any]:
-        """Return all of them."""
-        return [table for group in self.param_groups for table in group["params"]]
 
     def join(self) -> list[Tensor]:
         """Return the gradients, which wait for :meth:`step`, of one window of each table, around all that were read."""
         joint = []
-        for table in self.tables:
+        for table in self.parameters:
             if len(table.windows) != 1 or table.grad is not None:
                 parts = _gradients(table)
                 first = min((start for start, _ in parts), default=0)
