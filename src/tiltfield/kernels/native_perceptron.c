@@ -21,6 +21,12 @@
 #endif
 #define FOUR 4 /* units, and in how many cases they are */
 #define CASES 16
+#define ROW 16 /* channels at a time on the way back */
+#define WIDE (ROW / LANES)
+
+typedef struct {
+    lanes part[WIDE];
+} row;
 
 /* Copy a tile of rows of n numbers, zero beyond. */
 static void take(lanes *to, const float *from, int64_t rows, int64_t n, int64_t first, int64_t width) {
@@ -93,7 +99,7 @@ void perceptron_forward(const float *x, const float *affine, const float *outer,
     free(packed);
 }
 
-/* Numbers a and b mixed: of two rows, columns with bit `s` and those without. */
+/* Turning over a square of numbers: rows whose numbers differ in bit s alone exchange the columns that have it. */
 #ifdef __clang__
 #define MIXED(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
 #else
@@ -101,21 +107,21 @@ void perceptron_forward(const float *x, const float *affine, const float *outer,
 #endif
 #define WITHOUT(i, s) ((i) & (s) ? LANES + (i) - (s) : (i))
 #define WITH(i, s) ((i) & (s) ? LANES + (i) : (i) + (s))
-#define EIGHT(f, i, s) f(i, s), f(i + 1, s), f(i + 2, s), f(i + 3, s), f(i + 4, s), f(i + 5, s), f(i + 6, s), f(i + 7, s)
+#define FROM(f, i, s) f(i, s), f(i + 1, s), f(i + 2, s), f(i + 3, s)
+#define EIGHT(f, i, s) FROM(f, i, s), FROM(f, i + 4, s)
 #if LANES == 16
 #define EACH(f, s) EIGHT(f, 0, s), EIGHT(f, 8, s)
 #else
 #define EACH(f, s) EIGHT(f, 0, s)
 #endif
-#define EXCHANGE(rows, s)                                \
-    for (int i = 0; i < LANES; i++)                      \
-        if (!(i & (s))) {                                \
-            lanes a = (rows)[i], b = (rows)[i + (s)];    \
-            (rows)[i] = MIXED(a, b, EACH(WITHOUT, s));   \
+#define EXCHANGE(rows, s)                                 \
+    for (int i = 0; i < LANES; i++)                       \
+        if (!(i & (s))) {                                 \
+            lanes a = (rows)[i], b = (rows)[i + (s)];     \
+            (rows)[i] = MIXED(a, b, EACH(WITHOUT, s));    \
             (rows)[i + (s)] = MIXED(a, b, EACH(WITH, s)); \
         }
 
-/* Rows become columns, of a square. */
 static inline void turn(lanes *rows) {
     EXCHANGE(rows, 1)
     EXCHANGE(rows, 2)
@@ -126,26 +132,32 @@ static inline void turn(lanes *rows) {
 }
 
 /* g x of `count` points, point by point: the channels from `channel` on, g behind the last of them, and then nothing. */
-static void look_back(const float *x, const float *g, lanes *seen, int64_t count, int64_t n, int64_t channel,
+static void look_back(const float *x, const float *g, row *seen, int64_t count, int64_t n, int64_t channel,
                       int64_t channels) {
     for (int64_t p = 0; p < count; p += LANES, seen += LANES) {
         int64_t there = least(count - p, LANES);
-        lanes gradient = some(g + p, there);
-        for (int64_t i = 0, k = channel; i < LANES; i++, k++)
-            seen[i] = k < channels ? gradient * some(x + k * n + p, there) : k == channels ? gradient : all(0);
-        turn(seen);
+        lanes square[LANES], gradient = some(g + p, there);
+        for (int v = 0; v < WIDE; v++) {
+            for (int64_t i = 0, k = channel + v * LANES; i < LANES; i++, k++)
+                square[i] = k < channels ? gradient * some(x + k * n + p, there) : k == channels ? gradient : all(0);
+            turn(square);
+            for (int i = 0; i < LANES; i++) seen[i].part[v] = square[i];
+        }
     }
 }
 
 /* dx of as many points and channels, of which `pulled` has Wᵀ (v m), point by point. */
-static void give_back(lanes *pulled, const float *g, float *dx, int64_t count, int64_t n, int64_t channel,
+static void give_back(const row *pulled, const float *g, float *dx, int64_t count, int64_t n, int64_t channel,
                       int64_t channels) {
     for (int64_t p = 0; p < count; p += LANES, pulled += LANES) {
         int64_t there = least(count - p, LANES);
-        lanes gradient = some(g + p, there);
-        turn(pulled);
-        for (int64_t i = 0, k = channel; i < LANES && k < channels; i++, k++)
-            store_some(dx + k * n + p, gradient * pulled[i], there);
+        lanes square[LANES], gradient = some(g + p, there);
+        for (int v = 0; v < WIDE; v++) {
+            for (int i = 0; i < LANES; i++) square[i] = pulled[i].part[v];
+            turn(square);
+            for (int64_t i = 0, k = channel + v * LANES; i < LANES && k < channels; i++, k++)
+                store_some(dx + k * n + p, gradient * square[i], there);
+        }
     }
 }
 
@@ -155,68 +167,67 @@ static inline uint32_t marks_of(const int32_t *on, int64_t words, int64_t word, 
 }
 
 /* For every point the sum of the rows of its cases. */
-static void sum_cases(const lanes *table, const int32_t *on, lanes *sums, int64_t count, int64_t words) {
+static void sum_cases(const row *table, const int32_t *on, row *sums, int64_t count, int64_t words) {
     for (int64_t p = 0; p < count; p++) {
-        const lanes *row = table;
-        lanes even = all(0), odd = all(0);
+        const row *rows = table;
+        row sum = {0};
         for (int64_t w = 0; w < words; w++) {
             uint32_t marked = marks_of(on, words, w, p);
-            for (int s = 0; s < BITS; s += 2 * FOUR, row += 2 * CASES) {
-                even += row[(marked >> s) % CASES];
-                odd += row[CASES + (marked >> (s + FOUR)) % CASES];
-            }
+            for (int s = 0; s < BITS; s += FOUR, rows += CASES)
+                for (int v = 0; v < WIDE; v++) sum.part[v] += rows[(marked >> s) % CASES].part[v];
         }
-        sums[p] = even + odd;
+        sums[p] = sum;
     }
 }
 
 /* Add every point's numbers to the rows of its cases. */
-static void add_to_cases(lanes *table, const int32_t *on, const lanes *numbers, int64_t count, int64_t words) {
+static void add_to_cases(row *table, const int32_t *on, const row *numbers, int64_t count, int64_t words) {
     for (int64_t p = 0; p < count; p++) {
-        lanes *row = table;
+        row *rows = table, value = numbers[p];
         for (int64_t w = 0; w < words; w++) {
             uint32_t marked = marks_of(on, words, w, p);
-            for (int s = 0; s < BITS; s += FOUR, row += CASES) row[(marked >> s) % CASES] += numbers[p];
+            for (int s = 0; s < BITS; s += FOUR, rows += CASES)
+                for (int v = 0; v < WIDE; v++) rows[(marked >> s) % CASES].part[v] += value.part[v];
         }
     }
 }
 
 /* Whether a unit is on in a case of its four. */
-static inline int is_on_in(int64_t unit, int64_t row) { return row >> unit % FOUR & 1; }
+static inline int is_on_in(int64_t unit, int64_t state) { return state >> unit % FOUR & 1; }
 
 /* x, dx (channels, n), g (n), on as above, back (hidden, channels) the products v W; total (parts, hidden,
  * channels + 1) is S by parts of the points, whose sum is the same whatever the number of threads. */
 void perceptron_backward(const float *x, const float *g, const int32_t *on, const float *back, float *dx, float *total,
                          int64_t n, int64_t channels, int64_t hidden, int64_t parts) {
     const int64_t tiles = up(n, TILE) / TILE, words = up(hidden, BITS) / BITS, rows = words * BITS / FOUR * CASES;
-    const int64_t wide = up(channels + 1, LANES) / LANES, columns = channels + 1;
-    const size_t bytes = rows * wide * sizeof(lanes);
-    lanes *pulls = memset(room(bytes), 0, bytes); /* what the cases give, a vector of channels after another */
+    const int64_t columns = channels + 1, wide = up(columns, ROW) / ROW;
+    const size_t bytes = rows * wide * sizeof(row);
+    row *pulls = memset(room(bytes), 0, bytes); /* what each case gives, for one ROW of channels after another */
     for (int64_t h = 0; h < hidden; h++)
-        for (int64_t row = h / FOUR * CASES; row < (h / FOUR + 1) * CASES; row++)
-            for (int64_t k = 0; k < channels && is_on_in(h, row); k++)
-                pulls[k / LANES * rows + row][k % LANES] += back[h * channels + k];
+        for (int64_t at = h / FOUR * CASES; at < (h / FOUR + 1) * CASES; at++)
+            for (int64_t k = 0; k < channels && is_on_in(h, at); k++)
+                ((float *)(pulls + k / ROW * rows + at))[k % ROW] += back[h * channels + k];
 #pragma omp parallel for schedule(static)
     for (int64_t part = 0; part < parts; part++) {
-        lanes *seen = room(FAR * TILE * sizeof(lanes)), *pulled = room(FAR * TILE * sizeof(lanes));
-        lanes *found = memset(room(bytes), 0, bytes); /* Σ g x by cases, likewise */
+        row *seen = room(FAR * TILE * sizeof(row)), *pulled = room(FAR * TILE * sizeof(row));
+        row *found = memset(room(bytes), 0, bytes); /* Σ g x of those in each case, likewise */
         const int64_t stop = tiles * (part + 1) / parts;
         for (int64_t t = tiles * part / parts; t < stop; t += FAR) {
             const int64_t first = t * TILE, count = least(n, least(stop, t + FAR) * TILE) - first;
             const int32_t *marked = on + t * words * TILE;
             for (int64_t c = 0; c < wide; c++) {
-                look_back(x + first, g + first, seen, count, n, c * LANES, channels);
+                look_back(x + first, g + first, seen, count, n, c * ROW, channels);
                 add_to_cases(found + c * rows, marked, seen, count, words);
-                if (c * LANES == channels) break; /* a bias is no channel */
+                if (c * ROW == channels) break; /* a bias is no channel */
                 sum_cases(pulls + c * rows, marked, pulled, count, words);
-                give_back(pulled, g + first, dx + first, count, n, c * LANES, channels);
+                give_back(pulled, g + first, dx + first, count, n, c * ROW, channels);
             }
         }
         memset(total + part * hidden * columns, 0, hidden * columns * sizeof(float));
         for (int64_t h = 0; h < hidden; h++)
-            for (int64_t row = h / FOUR * CASES; row < (h / FOUR + 1) * CASES; row++)
-                for (int64_t k = 0; k < columns && is_on_in(h, row); k++)
-                    total[(part * hidden + h) * columns + k] += found[k / LANES * rows + row][k % LANES];
+            for (int64_t at = h / FOUR * CASES; at < (h / FOUR + 1) * CASES; at++)
+                for (int64_t k = 0; k < columns && is_on_in(h, at); k++)
+                    total[(part * hidden + h) * columns + k] += ((const float *)(found + k / ROW * rows + at))[k % ROW];
         free(seen), free(pulled), free(found);
     }
     free(pulls);
