@@ -51,7 +51,7 @@ GRID_BYTES, TV_BYTES = 34, 45  # of a published grid, a voxel: parameters, gradi
 SIRT_VOXEL, PUBLISHED_VOXEL = 16, 12
 OWN_FEATURES = {"hashgrid": FEATURES, "mlp": WIDTH, "voxels": 1}
 
-POINTS_PER_SECOND = {"hashgrid": 2.5e6, "mlp": 4e4, "voxels": 6e6}  # field points in training, two CPU cores
+POINTS_PER_SECOND = {"hashgrid": 5e6, "mlp": 4e4, "voxels": 6e6}  # field points in training, two CPU cores
 SLICE_SECONDS = 3e-9  # of a projection and its adjoint, a sample and tilt
 GRID_SECONDS, TV_SECONDS = 1e-8, 2e-8  # of a step of a published grid, a voxel
 DENOISING_SECONDS = {"bm3d": 1e-4, "topaz": 9e-5, "dwk-p": 7e-6, "dwk-g": 7e-6, "noise2self": 7e-5}  # a pixel
